@@ -1,0 +1,273 @@
+package podinit
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// The container's files are put together below base, which lies on a folder that every system has; nothing is written there:
+// it is this process's own mount.
+const (
+	base  = "/tmp"
+	root  = base + "/root"
+	upper = base + "/upper"
+	work  = base + "/work"
+	// tmpfsSize bounds what a container may write into its files and so into the machine's memory.
+	tmpfsSize = "size=512m,mode=755"
+)
+
+// hidden folders are empty in every container: users' files, and the sockets and pid files of the host's services.
+var hidden = []string{"/root", "/home", "/run", "/tmp", "/mnt", "/media", "/boot", "/lost+found", "/var/run", "/var/tmp"}
+
+// fault says which step failed.
+func fault(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(what + ": " + err.Error())
+}
+
+// build makes the container's view and gives up the privileges that took.
+func (s *Setup) build() error {
+	if err := syscall.Sethostname([]byte(s.Hostname)); err != nil {
+		return fault("set the host name", err)
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return fault("read the mounts", err)
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
+		return fault("make the mounts private", err)
+	}
+	if err := syscall.Mount("tmpfs", base, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, tmpfsSize); err != nil {
+		return fault("mount a tmpfs on "+base, err)
+	}
+	for _, d := range []string{root, upper, work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Mount(root, root, "", syscall.MS_BIND, ""); err != nil {
+		return fault("bind the root", err)
+	}
+	for _, f := range s.Files {
+		if err := writeFile(upper+f.Path, f.Content); err != nil {
+			return err
+		}
+	}
+	v := &view{mounts: mounts, hide: append(append([]string(nil), hidden...), s.Hide...)}
+	for _, step := range []func() error{func() error { return v.mirror("") }, v.cover, makeProc, makeDev, enter, giveUp} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeFile(path, content string) error {
+	dir := path[:lastByte(path, '/')]
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+// mount is one line of /proc/self/mountinfo.
+type mount struct{ path, kind string }
+
+func readMounts() ([]mount, error) {
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var all []mount
+	for _, line := range split(string(raw), '\n') {
+		words := split(line, ' ')
+		if len(words) < 9 {
+			continue
+		}
+		for i := 6; i+1 < len(words); i++ {
+			if words[i] == "-" {
+				all = append(all, mount{path: unescape(words[4]), kind: words[i+1]})
+				break
+			}
+		}
+	}
+	return all, nil
+}
+
+// unescape undoes the kernel's \040.
+func unescape(s string) string {
+	var out []byte
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			out = append(out, (s[i+1]-'0')<<6|(s[i+2]-'0')<<3|(s[i+3]-'0'))
+			i += 3
+			continue
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
+}
+
+// view copies the shape of the host's root. The kernel refuses an overlay over a folder that has mounts below it which are not
+// this user namespace's own: such a folder, "/" for a start, is made anew and its entries are taken one by one.
+type view struct {
+	mounts []mount
+	hide   []string
+}
+
+// mirror fills the container's folder dir ("" for the root), which exists, with the host's entries.
+func (v *view) mirror(dir string) error {
+	f, err := os.Open(dir + "/")
+	if err != nil {
+		return nil // a folder that may not be read is empty
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	for _, name := range names {
+		if err := v.entry(dir + "/" + name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *view) entry(path string) error {
+	var st syscall.Stat_t
+	if syscall.Lstat(path, &st) != nil {
+		return nil
+	}
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFLNK:
+		to, err := os.Readlink(path)
+		if err != nil {
+			return nil
+		}
+		return os.Symlink(to, root+path)
+	case syscall.S_IFREG:
+		return bindFile(path)
+	case syscall.S_IFDIR:
+		return v.folder(path)
+	}
+	return nil
+}
+
+func (v *view) folder(path string) error {
+	if err := os.MkdirAll(root+path, 0o755); err != nil {
+		return err
+	}
+	kind, below := v.mountsAt(path)
+	switch {
+	case path == "/proc" || path == "/sys" || path == "/dev" || v.hides(path):
+		return nil
+	case !onDisk(kind):
+		return nil
+	case below:
+		return v.mirror(path)
+	}
+	return overlay(path)
+}
+
+// hides tells whether a folder is left empty.
+func (v *view) hides(path string) bool {
+	for _, h := range v.hide {
+		if h == path {
+			return true
+		}
+	}
+	return false
+}
+
+// mountsAt returns the kind of file system mounted at path ("" if none is) and whether others are mounted below it.
+func (v *view) mountsAt(path string) (kind string, below bool) {
+	for _, m := range v.mounts {
+		if m.path == path {
+			kind = m.kind
+		}
+		below = below || len(m.path) > len(path) && m.path[:len(path)] == path && m.path[len(path)] == '/'
+	}
+	return kind, below
+}
+
+// onDisk tells whether a mount holds files, and not a part of the kernel's state or of another program's memory.
+func onDisk(kind string) bool {
+	switch kind {
+	case "", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "overlay", "squashfs", "erofs", "virtiofs", "9p", "nfs", "nfs4":
+		return true
+	}
+	return false
+}
+
+// overlay puts a private, writable layer over a folder of the host; where the kernel does not let a user namespace do that, the
+// folder is read-only.
+func overlay(path string) error {
+	up, wk := upper+path, work+path
+	if err := os.MkdirAll(up, 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(wk, 0o755); err != nil {
+		return err
+	}
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) == nil {
+		syscall.Chmod(up, st.Mode&0o7777)
+	}
+	options := "lowerdir=" + escape(path) + ",upperdir=" + escape(up) + ",workdir=" + escape(wk) + ",userxattr"
+	if syscall.Mount("overlay", root+path, "overlay", syscall.MS_NODEV, options) == nil {
+		return nil
+	}
+	if err := syscall.Mount(path, root+path, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		return fault("mount "+path, err)
+	}
+	return fault("make "+path+" read-only", protect(root+path))
+}
+
+// escape keeps an option's separators out of a path.
+func escape(path string) string {
+	var out []byte
+	for i := range len(path) {
+		if c := path[i]; c == ',' || c == ':' || c == '\\' {
+			out = append(out, '\\')
+		}
+		out = append(out, path[i])
+	}
+	return string(out)
+}
+
+// bindFile shows one file of the host, read-only.
+func bindFile(path string) error {
+	if err := os.WriteFile(root+path, nil, 0o644); err != nil {
+		return err
+	}
+	if err := syscall.Mount(path, root+path, "", syscall.MS_BIND, ""); err != nil {
+		return os.Remove(root + path)
+	}
+	return fault("make "+path+" read-only", protect(root+path))
+}
+
+// cover empties the hidden folders that lie inside an overlay, and opens the folders everyone may write to.
+func (v *view) cover() error {
+	for _, h := range v.hide {
+		var st syscall.Stat_t
+		if hasByte(h[1:], '/') && syscall.Lstat(root+h, &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+			if err := syscall.Mount("tmpfs", root+h, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, tmpfsSize); err != nil {
+				return fault("hide "+h, err)
+			}
+		}
+	}
+	for _, d := range []struct {
+		path string
+		mode uint32
+	}{{"/tmp", 0o1777}, {"/var/tmp", 0o1777}, {"/root", 0o700}, {"/run", 0o755}} {
+		os.MkdirAll(root+d.path, 0o755)
+		if err := syscall.Chmod(root+d.path, d.mode); err != nil && err != syscall.ENOENT {
+			return fault("open "+d.path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+package podinit
+
+import (
+	"encoding/binary"
+	"errors"
+	"syscall"
+)
+
+// MaxMessage bounds one message of the protocol; the kernel's default for a socket's buffer is little more.
+const MaxMessage = 192 << 10
+
+// Setup is the first message: what the container looks like.
+type Setup struct {
+	Hostname string
+	Name     string   // what ps shows for process 1
+	Hide     []string // folders of the host that are empty in the container, beside those that always are
+	Files    []File   // files that replace the host's, such as /etc/resolv.conf
+}
+
+// File is one small file.
+type File struct{ Path, Content string }
+
+// Command is a command to start. With TTY it gets a terminal, whose master comes back with the Started event; else the message
+// carries three descriptors: its standard input, output and error.
+type Command struct {
+	ID   uint32
+	Args []string
+	Env  []string
+	Dir  string // "" for /
+	TTY  bool
+}
+
+// Signal sends a signal to a command, or to its whole process group.
+type Signal struct {
+	ID, Signal uint32
+	Group      bool
+}
+
+// EventKind says what happened.
+type EventKind byte
+
+// What the first process tells.
+const (
+	Ready   EventKind = 'R' // the container is built
+	Failed  EventKind = 'F' // it could not be: Text says why
+	Started EventKind = 'S' // a command runs; Code is its pid inside
+	Exited  EventKind = 'X' // a command ended, or could not be started (then Text says why)
+)
+
+// Event is what the first process tells.
+type Event struct {
+	Kind         EventKind
+	ID           uint32
+	Code, Signal uint32
+	Text         string
+}
+
+const (
+	kindSetup   = 's'
+	kindCommand = 'c'
+	kindSignal  = 'k'
+)
+
+var errMalformed = errors.New("malformed message")
+
+func kindOf(b []byte) byte {
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
+// Pack writes the message.
+func (s Setup) Pack() []byte {
+	p := packer{kindSetup}
+	p.text(s.Hostname)
+	p.text(s.Name)
+	p.texts(s.Hide)
+	p.number(uint32(len(s.Files)))
+	for _, f := range s.Files {
+		p.text(f.Path)
+		p.text(f.Content)
+	}
+	return p
+}
+
+func (s *Setup) unpack(b []byte) error {
+	u := unpacker{rest: b}
+	u.kind(kindSetup)
+	s.Hostname, s.Name, s.Hide = u.text(), u.text(), u.texts()
+	for range u.count() {
+		s.Files = append(s.Files, File{Path: u.text(), Content: u.text()})
+	}
+	return u.end()
+}
+
+// Pack writes the message.
+func (c Command) Pack() []byte {
+	p := packer{kindCommand}
+	p.number(c.ID)
+	p.texts(c.Args)
+	p.texts(c.Env)
+	p.text(c.Dir)
+	p.bool(c.TTY)
+	return p
+}
+
+func (c *Command) unpack(b []byte) error {
+	u := unpacker{rest: b}
+	u.kind(kindCommand)
+	c.ID, c.Args, c.Env, c.Dir, c.TTY = u.number(), u.texts(), u.texts(), u.text(), u.bool()
+	return u.end()
+}
+
+// Pack writes the message.
+func (s Signal) Pack() []byte {
+	p := packer{kindSignal}
+	p.number(s.ID)
+	p.number(s.Signal)
+	p.bool(s.Group)
+	return p
+}
+
+func (s *Signal) unpack(b []byte) error {
+	u := unpacker{rest: b}
+	u.kind(kindSignal)
+	s.ID, s.Signal, s.Group = u.number(), u.number(), u.bool()
+	return u.end()
+}
+
+// Pack writes the message.
+func (e Event) Pack() []byte {
+	p := packer{byte(e.Kind)}
+	p.number(e.ID)
+	p.number(e.Code)
+	p.number(e.Signal)
+	p.text(e.Text)
+	return p
+}
+
+// Unpack reads the message. It fails for one that is none: a container may have got hold of the socket.
+func (e *Event) Unpack(b []byte) error {
+	if len(b) == 0 {
+		return errMalformed
+	}
+	u := unpacker{rest: b[1:]}
+	e.Kind, e.ID, e.Code, e.Signal, e.Text = EventKind(b[0]), u.number(), u.number(), u.number(), u.text()
+	return u.end()
+}
+
+// packer writes numbers in four bytes and texts after their length.
+type packer []byte
+
+func (p *packer) number(n uint32) { *p = binary.LittleEndian.AppendUint32(*p, n) }
+func (p *packer) text(s string)   { p.number(uint32(len(s))); *p = append(*p, s...) }
+
+func (p *packer) texts(all []string) {
+	p.number(uint32(len(all)))
+	for _, s := range all {
+		p.text(s)
+	}
+}
+
+func (p *packer) bool(b bool) {
+	if b {
+		*p = append(*p, 1)
+	} else {
+		*p = append(*p, 0)
+	}
+}
+
+// unpacker reads what packer wrote; after a fault it reads zeros, and end tells.
+type unpacker struct {
+	rest []byte
+	bad  bool
+}
+
+func (u *unpacker) take(n int) []byte {
+	if u.bad || n < 0 || n > len(u.rest) {
+		u.bad = true
+		return nil
+	}
+	b := u.rest[:n]
+	u.rest = u.rest[n:]
+	return b
+}
+
+func (u *unpacker) kind(k byte) { u.bad = u.bad || kindOf(u.take(1)) != k }
+
+func (u *unpacker) number() uint32 {
+	b := u.take(4)
+	if b == nil {
+		return 0
+	}
+	return binary.LittleEndian.Uint32(b)
+}
+
+// count is the length of a list, whose items take four bytes at least.
+func (u *unpacker) count() int {
+	n := int(u.number())
+	if n > len(u.rest)/4 {
+		u.bad = true
+		return 0
+	}
+	return n
+}
+
+func (u *unpacker) text() string { return string(u.take(int(u.number()))) }
+func (u *unpacker) bool() bool   { b := u.take(1); return b != nil && b[0] != 0 }
+
+func (u *unpacker) texts() []string {
+	var all []string
+	for range u.count() {
+		all = append(all, u.text())
+	}
+	return all
+}
+
+func (u *unpacker) end() error {
+	if u.bad || len(u.rest) > 0 {
+		return errMalformed
+	}
+	return nil
+}
+
+// message is one packet and the descriptors that came with it.
+type message struct {
+	body []byte
+	fds  []int
+}
+
+func (m message) close() {
+	for _, fd := range m.fds {
+		syscall.Close(fd)
+	}
+}
+
+const maxFDs = 3
+
+// receive waits for a packet. The end of the socket is an error.
+func receive(fd int) (message, error) {
+	buf, oob := make([]byte, MaxMessage), make([]byte, syscall.CmsgSpace(maxFDs*4))
+	for {
+		n, oobn, _, _, err := syscall.Recvmsg(fd, buf, oob, syscall.MSG_CMSG_CLOEXEC)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return message{}, err
+		}
+		if n == 0 {
+			return message{}, syscall.EPIPE
+		}
+		m := message{body: append([]byte(nil), buf[:n]...)}
+		controls, err := syscall.ParseSocketControlMessage(oob[:oobn])
+		if err != nil {
+			return m, err
+		}
+		for i := range controls {
+			fds, err := syscall.ParseUnixRights(&controls[i])
+			if err != nil {
+				return m, err
+			}
+			m.fds = append(m.fds, fds...)
+		}
+		return m, nil
+	}
+}
+
+func send(fd int, body []byte, fds ...int) error {
+	var oob []byte
+	if len(fds) > 0 {
+		oob = syscall.UnixRights(fds...)
+	}
+	for {
+		err := syscall.Sendmsg(fd, body, oob, nil, 0)
+		if err != syscall.EINTR {
+			return err
+		}
+	}
+}
