@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,44 +12,60 @@ import (
 	"kubarium.dev/api"
 )
 
+const (
+	// defaultHistory is how many events are held for watchers that resume: at a thousand writes a second, 16 seconds.
+	defaultHistory = 16384
+	// historyBytes bounds the same events by their encoded size; in memory they take two to four times as much. Fewer means
+	// that a watcher which was away finds its revision gone sooner, and lists again.
+	historyBytes = 12 << 20
+)
+
 // ring holds the newest events by revision. Watchers keep a cursor into it; a writer never waits for them.
 type ring struct {
 	mu     sync.Mutex // guards all below
-	size   int
-	events []Event // a ring once it has grown to size
-	start  int     // index of the oldest
-	oldest uint64  // a watch may begin at this revision or later
+	limit  int
+	events []held // oldest first
+	bytes  int    // the sum of their sizes
+	oldest uint64 // a watch may begin at this revision or later
 	newest uint64
 	moved  chan struct{} // closed at each append
 	closed bool
 }
 
-func newRing(size int, revision uint64) *ring {
-	return &ring{size: size, oldest: revision, newest: revision, moved: make(chan struct{})}
+// held is an event in the ring, and what it counts towards historyBytes.
+type held struct {
+	Event
+	size int
 }
 
-func (r *ring) append(events []Event) {
+func newRing(limit int, revision uint64) *ring {
+	return &ring{limit: limit, oldest: revision, newest: revision, moved: make(chan struct{})}
+}
+
+// append adds a commit's events and wakes the watchers.
+func (r *ring) append(writes []write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range events {
-		if len(r.events) < r.size {
-			r.events = append(r.events, e)
-		} else {
-			r.oldest = r.events[r.start].Revision
-			r.events[r.start] = e
-			r.start = (r.start + 1) % r.size
+	for _, w := range writes {
+		r.events = append(r.events, held{w.Event, w.size})
+		r.bytes += w.size
+		r.newest = w.Revision
+		for len(r.events) > r.limit || r.bytes > historyBytes && len(r.events) > 1 {
+			r.drop()
 		}
-		r.newest = e.Revision
 	}
-}
-
-func (r *ring) wake() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if !r.closed {
 		close(r.moved)
 		r.moved = make(chan struct{})
 	}
+}
+
+// drop forgets the oldest event. The slice moves on; append copies what is left to a new one when its room is used up.
+func (r *ring) drop() {
+	r.oldest = r.events[0].Revision
+	r.bytes -= r.events[0].size
+	r.events[0] = held{}
+	r.events = r.events[1:]
 }
 
 func (r *ring) close() {
@@ -117,21 +134,11 @@ func (r *ring) since(w *watcher) (Batch, chan struct{}, error) {
 	case w.at >= r.newest:
 		return Batch{}, r.moved, nil
 	}
-	n := len(r.events)
-	at := func(i int) Event { return r.events[(r.start+i)%n] }
-	lo, hi := 0, n
-	for lo < hi { // the first event after w.at
-		mid := (lo + hi) / 2
-		if at(mid).Revision > w.at {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
-	}
+	first := sort.Search(len(r.events), func(i int) bool { return r.events[i].Revision > w.at })
 	batch := Batch{Revision: r.newest}
-	for ; lo < n; lo++ {
-		if e := at(lo); len(w.kinds) == 0 || slices.Contains(w.kinds, e.Kind) {
-			batch.Events = append(batch.Events, e)
+	for _, e := range r.events[first:] {
+		if len(w.kinds) == 0 || slices.Contains(w.kinds, e.Kind) {
+			batch.Events = append(batch.Events, e.Event)
 		}
 	}
 	w.at = r.newest

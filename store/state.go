@@ -92,10 +92,10 @@ func (t *table) list(q Query) []api.Object {
 	case q.Namespace != "":
 		prefix = q.Namespace + "/"
 	}
-	var items []api.Object
 	if tree == nil {
 		return nil
 	}
+	var items []api.Object
 	tree.AscendGreaterOrEqual(entry{key: prefix}, func(e entry) bool {
 		if !strings.HasPrefix(e.key, prefix) {
 			return false
@@ -132,4 +132,13 @@ func newState() *state {
 // next is a state that may be written without touching s; tables are cloned when they are first written.
 func (s *state) next() *state {
 	return &state{revision: s.revision, tables: maps.Clone(s.tables)}
+}
+
+// size is how many objects there are.
+func (s *state) size() uint64 {
+	n := 0
+	for _, t := range s.tables {
+		n += t.objects.Len()
+	}
+	return uint64(n)
 }

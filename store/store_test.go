@@ -18,7 +18,7 @@ import (
 	"kubarium.dev/store"
 )
 
-func open(t *testing.T, o store.Options) (*store.Store, string) {
+func open(t testing.TB, o store.Options) (*store.Store, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "cluster.db")
 	s, err := store.Open(path, o)
