@@ -24,15 +24,20 @@ const (
 	sumSize = 4
 )
 
-// The file: one bucket a kind, from "namespace/name" to checksum and protobuf, and the bucket meta with three numbers.
+// The file: one bucket a kind, from "namespace/name" to checksum and protobuf, and the bucket meta with one record.
 var (
-	metaBucket  = []byte("meta")
-	formatKey   = []byte("format")
-	revisionKey = []byte("revision") // of the last write
-	objectsKey  = []byte("objects")  // how many there are: a lost page shows
+	metaBucket = []byte("meta")
+	headKey    = []byte("head")
 
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
+
+// head is the record in meta: a checksum and three numbers.
+type head struct {
+	format   uint64
+	revision uint64 // of the last write
+	objects  uint64 // how many there are: a lost page shows
+}
 
 // disk is the store's file. Its methods are for one caller at a time.
 type disk struct {
@@ -111,43 +116,49 @@ func (d *disk) load(st *state) error {
 	return d.db.View(func(tx *bbolt.Tx) error { return loadAll(tx, st) })
 }
 
+// checkFormat refuses a file that is another program's, or a newer one's.
 func checkFormat(tx *bbolt.Tx) error {
-	meta := tx.Bucket(metaBucket)
-	if meta == nil {
+	if tx.Bucket(metaBucket) == nil {
 		if name, _ := tx.Cursor().First(); name != nil {
 			return fmt.Errorf("%w: it holds %q", ErrDamaged, name)
 		}
 		return nil
 	}
-	if f := number(meta, formatKey); f != format {
-		return fmt.Errorf("it has format %d, this program reads format %d", f, format)
+	h, err := readHead(tx)
+	if err == nil && h.format != format {
+		err = fmt.Errorf("it has format %d, this program reads format %d", h.format, format)
 	}
-	return nil
+	return err
 }
 
 func makeBuckets(tx *bbolt.Tx) error {
-	meta, err := tx.CreateBucketIfNotExists(metaBucket)
-	if err != nil {
-		return err
-	}
 	for _, k := range api.Kinds {
 		if _, err := tx.CreateBucketIfNotExists([]byte(k.String())); err != nil {
 			return err
 		}
 	}
-	return meta.Put(formatKey, binary.BigEndian.AppendUint64(nil, format))
+	if tx.Bucket(metaBucket) != nil {
+		return nil
+	}
+	if _, err := tx.CreateBucket(metaBucket); err != nil {
+		return err
+	}
+	return writeHead(tx, newState())
 }
 
 func loadAll(tx *bbolt.Tx, st *state) error {
-	meta := tx.Bucket(metaBucket)
-	st.revision = number(meta, revisionKey)
+	h, err := readHead(tx)
+	if err != nil {
+		return err
+	}
+	st.revision = h.revision
 	for _, k := range api.Kinds {
 		if err := loadKind(tx.Bucket([]byte(k.String())), k, st.tables[k]); err != nil {
 			return err
 		}
 	}
-	if got, want := st.size(), number(meta, objectsKey); got != want {
-		return fmt.Errorf("%w: %d objects of %d", ErrDamaged, got, want)
+	if got := st.size(); got != h.objects {
+		return fmt.Errorf("%w: %d objects of %d", ErrDamaged, got, h.objects)
 	}
 	return nil
 }
@@ -163,13 +174,22 @@ func loadKind(b *bbolt.Bucket, k *api.Kind, t *table) error {
 	})
 }
 
-// number reads one of meta's numbers; 0 if it is not there.
-func number(meta *bbolt.Bucket, key []byte) uint64 {
-	raw := meta.Get(key)
-	if len(raw) != 8 {
-		return 0
+func readHead(tx *bbolt.Tx) (head, error) {
+	value := tx.Bucket(metaBucket).Get(headKey)
+	if err := checkSum(headKey, value); err != nil || len(value) < sumSize+24 {
+		return head{}, fmt.Errorf("%w: the head: %w", ErrDamaged, errSum)
 	}
-	return binary.BigEndian.Uint64(raw)
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(value[sumSize+8*i:]) }
+	return head{format: n(0), revision: n(1), objects: n(2)}, nil
+}
+
+func writeHead(tx *bbolt.Tx, st *state) error {
+	value := make([]byte, sumSize, sumSize+24)
+	for _, n := range []uint64{format, st.revision, st.size()} {
+		value = binary.BigEndian.AppendUint64(value, n)
+	}
+	putSum(headKey, value)
+	return tx.Bucket(metaBucket).Put(headKey, value)
 }
 
 // persist writes a group in one commit. durable is the revision of the last group that was written.
@@ -183,11 +203,7 @@ func (d *disk) persist(g *group, durable uint64) error {
 				return err
 			}
 		}
-		meta := tx.Bucket(metaBucket)
-		if err := meta.Put(objectsKey, binary.BigEndian.AppendUint64(nil, g.state.size())); err != nil {
-			return err
-		}
-		return meta.Put(revisionKey, binary.BigEndian.AppendUint64(nil, g.state.revision))
+		return writeHead(tx, g.state)
 	})
 	if err != nil {
 		d.doubt(err, durable)
@@ -200,10 +216,11 @@ func (d *disk) persist(g *group, durable uint64) error {
 // would leave; then the file is written no more, so that what was acknowledged stays.
 func (d *disk) doubt(cause error, durable uint64) {
 	err := d.db.View(func(tx *bbolt.Tx) error {
-		if at := number(tx.Bucket(metaBucket), revisionKey); at != durable {
-			return fmt.Errorf("the file is at revision %d, acknowledged is %d: %w", at, durable, cause)
+		h, err := readHead(tx)
+		if err == nil && h.revision != durable {
+			err = fmt.Errorf("the file is at revision %d, acknowledged is %d: %w", h.revision, durable, cause)
 		}
-		return nil
+		return err
 	})
 	d.broken = err
 }
@@ -234,15 +251,27 @@ func encode(obj api.Object) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %s: %w", api.KindOf(obj), api.Name(obj), err)
 	}
-	binary.BigEndian.PutUint32(value, sum([]byte(objectKey(obj)), value[sumSize:]))
+	putSum([]byte(objectKey(obj)), value)
 	return value, nil
 }
 
 func decode(obj api.Object, key, value []byte) error {
-	if len(value) < sumSize || binary.BigEndian.Uint32(value) != sum(key, value[sumSize:]) {
-		return errors.New("the checksum does not match")
+	if err := checkSum(key, value); err != nil {
+		return err
 	}
 	return obj.(protobuf).Unmarshal(value[sumSize:])
+}
+
+var errSum = errors.New("the checksum does not match")
+
+// putSum writes the checksum of a key and what follows the checksum in its value.
+func putSum(key, value []byte) { binary.BigEndian.PutUint32(value, sum(key, value[sumSize:])) }
+
+func checkSum(key, value []byte) error {
+	if len(value) < sumSize || binary.BigEndian.Uint32(value) != sum(key, value[sumSize:]) {
+		return errSum
+	}
+	return nil
 }
 
 func sum(key, raw []byte) uint32 {

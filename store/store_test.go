@@ -1,59 +1,41 @@
 package store_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
 )
 
-func open(t testing.TB, o store.Options) (*store.Store, string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "cluster.db")
-	s, err := store.Open(path, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s, path
-}
-
-func configMap(name, value string) *corev1.ConfigMap {
-	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"v": value}}
-}
-
-func put(t *testing.T, s *store.Store, obj api.Object) uint64 {
-	t.Helper()
-	rev, err := s.Update(t.Context(), func(tx *store.Tx) error {
-		if _, err := tx.Get(api.KindOf(obj), obj.GetNamespace(), obj.GetName()); err == nil {
-			return tx.Update(obj)
-		}
-		return tx.Create(obj)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rev
-}
-
 func TestAFailedUpdateLeavesNothing(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, store.Options{})
+	put(t, s, configMap("kept", "1"))
+	put(t, s, pod("p", "n1"))
 	before := s.Revision()
 	boom := errors.New("boom")
 	_, err := s.Update(t.Context(), func(tx *store.Tx) error {
 		if err := tx.Create(configMap("a", "1")); err != nil {
+			return err
+		}
+		if err := tx.Update(pod("p", "n2")); err != nil {
+			return err
+		}
+		if err := tx.Delete(api.ConfigMaps, "default", "kept", store.DeleteOptions{}); err != nil {
 			return err
 		}
 		return boom
@@ -61,11 +43,72 @@ func TestAFailedUpdateLeavesNothing(t *testing.T) {
 	if !errors.Is(err, boom) {
 		t.Fatalf("got %v, want the function's own error", err)
 	}
-	if _, err := s.Get(api.ConfigMaps, "default", "a"); !apierrors.IsNotFound(err) {
-		t.Errorf("got %v, want NotFound", err)
+	if diff := cmp.Diff([]string{"kept"}, names(t, s, api.ConfigMaps, store.Query{})); diff != "" {
+		t.Errorf("configmaps (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"p"}, names(t, s, api.Pods, store.Query{Index: api.IndexNode, Value: "n1"})); diff != "" {
+		t.Errorf("pods of n1 (-want +got):\n%s", diff)
 	}
 	if s.Revision() != before {
 		t.Errorf("the revision moved from %d to %d", before, s.Revision())
+	}
+}
+
+func TestAnUpdateSeesItsOwnWritesAndNumbersEachOfThem(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, store.Options{})
+	rev := update(t, s, func(tx *store.Tx) error {
+		for _, name := range []string{"b", "a"} {
+			if err := tx.Create(configMap(name, "1")); err != nil {
+				return err
+			}
+		}
+		if got := len(tx.List(api.ConfigMaps, store.Query{})); got != 2 {
+			t.Errorf("the Update sees %d of its 2 objects", got)
+		}
+		if got := s.Revision(); got != 0 {
+			t.Errorf("others see revision %d before the Update has ended", got)
+		}
+		return nil
+	})
+	l, err := s.List(t.Context(), api.ConfigMaps, store.Query{})
+	if err != nil || rev != 2 || l.Revision != 2 {
+		t.Fatalf("revision %d, list at %d, %v; want 2", rev, l.Revision, err)
+	}
+	for i, want := range []string{"2", "1"} {
+		if got := l.Items[i].GetResourceVersion(); got != want {
+			t.Errorf("%s has resourceVersion %s, want %s", l.Items[i].GetName(), got, want)
+		}
+	}
+}
+
+// A-7
+func TestTheServerDecidesUidTimeAndGeneration(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	s, _ := open(t, store.Options{Now: func() time.Time { return now }})
+	obj := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "d", UID: "mine", Generation: 7}}
+	put(t, s, obj)
+	if obj.UID == "mine" || obj.UID == "" || obj.Generation != 1 || !obj.CreationTimestamp.Time.Equal(now.Truncate(time.Second)) {
+		t.Fatalf("got uid %q, generation %d, created %v", obj.UID, obj.Generation, obj.CreationTimestamp)
+	}
+	change := func(what string, generation int64, fn func(*appsv1.Deployment)) {
+		next := api.Copy(obj)
+		next.ResourceVersion, next.CreationTimestamp, next.Generation = "", metav1.Time{}, 99
+		fn(next)
+		put(t, s, next)
+		if next.Generation != generation || next.UID != obj.UID || !next.CreationTimestamp.Equal(&obj.CreationTimestamp) {
+			t.Errorf("after a change of %s: generation %d, want %d; uid and time %q %v", what, next.Generation, generation, next.UID, next.CreationTimestamp)
+		}
+	}
+	change("the labels", 1, func(d *appsv1.Deployment) { d.Labels = map[string]string{"a": "b"} })
+	change("the status", 1, func(d *appsv1.Deployment) { d.Status.Replicas = 2 })
+	change("the spec", 2, func(d *appsv1.Deployment) { d.Spec.Paused = true })
+
+	svc := service(1)
+	put(t, s, svc)
+	if svc.Generation != 0 {
+		t.Errorf("a Service has generation %d; in Kubernetes it has none", svc.Generation)
 	}
 }
 
@@ -73,222 +116,204 @@ func TestAFailedUpdateLeavesNothing(t *testing.T) {
 func TestAStaleResourceVersionIsAConflictInKubernetesWords(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, store.Options{})
-	first := configMap("a", "1")
+	first := service(1)
+	first.Name = "x"
 	put(t, s, first)
-	put(t, s, configMap("a", "2"))
+	second := api.Copy(first)
+	second.Spec.Selector = map[string]string{"app": "other"}
+	put(t, s, second)
 	_, err := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Update(first) })
-	want := `Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again`
+	want := `Operation cannot be fulfilled on services "x": the object has been modified; please apply your changes to the latest version and try again`
+	if !apierrors.IsConflict(err) || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+	other := api.Copy(second)
+	other.UID = "other"
+	_, err = s.Update(t.Context(), func(tx *store.Tx) error { return tx.Update(other) })
+	want = fmt.Sprintf(`Operation cannot be fulfilled on services "x": Precondition failed: UID in precondition: other, UID in object meta: %s`, second.UID)
 	if !apierrors.IsConflict(err) || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
 
-// A-16
-func TestAFailingDiskLosesNothingAcknowledgedAndTheStoreGoesOn(t *testing.T) {
+func TestAnUpdateThatChangesNothingWritesNothing(t *testing.T) {
 	t.Parallel()
-	var full error
-	s, path := open(t, store.Options{BeforeCommit: func() error { return full }})
-	put(t, s, configMap("kept", "1"))
-	full = errors.New("no space left on device")
-	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Create(configMap("lost", "1")) }); !errors.Is(err, full) {
-		t.Fatalf("got %v, want the disk's error", err)
+	s, _ := open(t, store.Options{})
+	put(t, s, configMap("a", "1"))
+	before := s.Revision()
+	again := configMap("a", "1")
+	if rev := put(t, s, again); rev != before || s.Revision() != before || again.ResourceVersion != "1" {
+		t.Errorf("revision %d and %d, resourceVersion %s; want %d", rev, s.Revision(), again.ResourceVersion, before)
 	}
-	if _, err := s.Get(api.ConfigMaps, "default", "lost"); !apierrors.IsNotFound(err) {
-		t.Errorf("a refused write can be read: %v", err)
+}
+
+func TestNamesAreUniqueAndGenerated(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, store.Options{NoSync: true})
+	put(t, s, configMap("a", "1"))
+	create := func(obj api.Object) error {
+		_, err := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Create(obj) })
+		return err
 	}
-	full = nil
-	put(t, s, configMap("after", "1"))
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
+	if err := create(configMap("a", "2")); !apierrors.IsAlreadyExists(err) || err.Error() != `configmaps "a" already exists` {
+		t.Errorf("got %v", err)
 	}
-	s, err := store.Open(path, store.Options{})
-	if err != nil {
-		t.Fatal(err)
+	if err := create(configMap("", "2")); !apierrors.IsInvalid(err) {
+		t.Errorf("got %v, want it refused for want of a name", err)
 	}
-	defer s.Close()
-	for name, want := range map[string]bool{"kept": true, "lost": false, "after": true} {
-		if _, err := s.Get(api.ConfigMaps, "default", name); (err == nil) != want {
-			t.Errorf("%s after reopening: %v, want present: %t", name, err, want)
+	long := configMap("", "")
+	long.GenerateName = strings.Repeat("x", 80)
+	if err := create(long); err != nil || len(long.Name) != 63 {
+		t.Errorf("got %q %v, want 63 characters", long.Name, err)
+	}
+	for range 100 {
+		cm := configMap("", "")
+		cm.GenerateName = "web-"
+		if err := create(cm); err != nil || len(cm.Name) != len("web-")+5 || cm.Name[:4] != "web-" {
+			t.Fatalf("got %q %v", cm.Name, err)
 		}
 	}
 }
 
-func TestASecondOpenerGetsAClearError(t *testing.T) {
-	t.Parallel()
-	_, path := open(t, store.Options{})
-	_, err := store.Open(path, store.Options{})
-	if err == nil || err.Error() != "open store "+path+": it is in use by another process" {
-		t.Errorf("got %v", err)
-	}
-}
-
-// A-8
-func TestFinalizersAndGraceHoldADeletedObject(t *testing.T) {
+func TestObjectsHandedInAreCopied(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, store.Options{})
 	cm := configMap("a", "1")
-	cm.Finalizers = []string{"example.com/hold"}
+	cm.APIVersion, cm.Kind = "v1", "ConfigMap"
 	put(t, s, cm)
-	remove := func(k *api.Kind, name string) {
-		t.Helper()
-		if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Delete(k, "default", name, store.DeleteOptions{}) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	remove(api.ConfigMaps, "a")
+	cm.Data["v"] = "changed behind the store's back"
 	got, err := store.Get[*corev1.ConfigMap](s, api.ConfigMaps, "default", "a")
-	if err != nil || got.DeletionTimestamp == nil {
-		t.Fatalf("got %v %v, want it marked", got, err)
-	}
-	freed := api.Copy(got)
-	freed.Finalizers = nil
-	put(t, s, freed)
-	if _, err := s.Get(api.ConfigMaps, "default", "a"); !apierrors.IsNotFound(err) {
-		t.Errorf("got %v, want it gone with its last finalizer", err)
-	}
-
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{NodeName: "n1"}}
-	put(t, s, pod)
-	remove(api.Pods, "p")
-	p, err := store.Get[*corev1.Pod](s, api.Pods, "default", "p")
-	if err != nil || p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != 30 {
-		t.Fatalf("got %v %v, want it marked with 30 s", p, err)
-	}
-	rev := s.Revision()
-	remove(api.Pods, "p")
-	if s.Revision() != rev {
-		t.Errorf("deleting it again wrote revision %d", s.Revision())
-	}
-	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Remove(p) }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Get(api.Pods, "default", "p"); !apierrors.IsNotFound(err) {
-		t.Errorf("got %v, want it gone", err)
+	if err != nil || got.Data["v"] != "1" || got.Kind != "" {
+		t.Errorf("got %v %v", got, err)
 	}
 }
 
+// A-20
 func TestIndexesFollowTheObjects(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, store.Options{})
-	pod := func(name, node string) *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{NodeName: node}}
-	}
-	on := func(node string) []string {
-		l, err := s.List(t.Context(), api.Pods, store.Query{Index: api.IndexNode, Value: node})
-		if err != nil {
-			t.Fatal(err)
-		}
-		names := []string{}
-		for _, p := range l.Items {
-			names = append(names, p.GetName())
-		}
-		return names
-	}
 	put(t, s, pod("a", "n1"))
 	put(t, s, pod("b", "n1"))
 	put(t, s, pod("c", "n10"))
+	put(t, s, pod("d", ""))
+	put(t, s, pod("e", "n1"))
 	put(t, s, pod("b", "n2"))
-	for node, want := range map[string][]string{"n1": {"a"}, "n2": {"b"}, "n10": {"c"}, "n3": {}} {
-		if diff := cmp.Diff(want, on(node)); diff != "" {
-			t.Errorf("pods on %s (-want +got):\n%s", node, diff)
+	update(t, s, func(tx *store.Tx) error { return tx.Remove(pod("e", "")) })
+	for node, want := range map[string][]string{"n1": {"a"}, "n2": {"b"}, "n10": {"c"}, "n3": {}, "": {}} {
+		if diff := cmp.Diff(want, names(t, s, api.Pods, store.Query{Index: api.IndexNode, Value: node})); diff != "" {
+			t.Errorf("pods on %q (-want +got):\n%s", node, diff)
 		}
 	}
 }
 
-// A-11
-func TestAWatchOlderThanTheHistoryIsGone(t *testing.T) {
+func TestListSelectsByNamespaceLabelsAndIndexInOrder(t *testing.T) {
 	t.Parallel()
-	s, _ := open(t, store.Options{History: 4, NoSync: true})
-	for i := range 10 {
-		put(t, s, configMap("a", fmt.Sprint(i)))
+	s, _ := open(t, store.Options{NoSync: true})
+	for i, ns := range []string{"b", "a", "a-b", "a"} {
+		p := pod(fmt.Sprintf("p%d", 9-i), "n1")
+		p.Namespace = ns
+		p.Labels = map[string]string{"odd": fmt.Sprint(i % 2)}
+		put(t, s, p)
 	}
-	if _, err := s.Watch(t.Context(), 2, api.ConfigMaps); !apierrors.IsResourceExpired(err) {
-		t.Errorf("got %v, want it gone", err)
+	odd := labels.SelectorFromSet(labels.Set{"odd": "1"})
+	for _, c := range []struct {
+		q    store.Query
+		want []string
+	}{
+		{store.Query{}, []string{"p7", "p6", "p8", "p9"}},
+		{store.Query{Namespace: "a"}, []string{"p6", "p8"}},
+		{store.Query{Namespace: "a-b"}, []string{"p7"}},
+		{store.Query{Labels: odd}, []string{"p6", "p8"}},
+		{store.Query{Namespace: "b", Labels: odd}, []string{}},
+		{store.Query{Namespace: "a", Index: api.IndexNode, Value: "n1"}, []string{"p6", "p8"}},
+		{store.Query{Namespace: "b", Index: api.IndexNode, Value: "n2"}, []string{}},
+		{store.Query{Index: "no such index", Value: "n2"}, []string{}},
+	} {
+		if diff := cmp.Diff(c.want, names(t, s, api.Pods, c.q)); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", c.q, diff)
+		}
 	}
-	w, err := s.Watch(t.Context(), 6, api.ConfigMaps)
+}
+
+func TestAListIsASnapshotThatLaterWritesDoNotTouch(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, store.Options{NoSync: true})
+	put(t, s, configMap("left", "0"))
+	put(t, s, configMap("right", "0"))
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := range 500 {
+			update(t, s, func(tx *store.Tx) error {
+				return errors.Join(tx.Update(configMap("left", fmt.Sprint(i))), tx.Update(configMap("right", fmt.Sprint(i))))
+			})
+		}
+	})
+	for range 500 {
+		l, err := s.List(t.Context(), api.ConfigMaps, store.Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := store.All[*corev1.ConfigMap](l.Items)
+		if both[0].Data["v"] != both[1].Data["v"] {
+			t.Fatalf("at revision %d left is %s, right %s", l.Revision, both[0].Data["v"], both[1].Data["v"])
+		}
+	}
+	writer.Wait()
+}
+
+func TestASecondOpenerGetsAClearErrorAtOnce(t *testing.T) {
+	t.Parallel()
+	_, path := open(t, store.Options{})
+	start := time.Now()
+	_, err := store.Open(path, store.Options{})
+	if !errors.Is(err, store.ErrInUse) || err.Error() != "open store "+path+": it is in use by another process" {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestWhatCannotBeOpenedIsNamed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, []byte(strings.Repeat("this is no store\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]error{
+		text: store.ErrDamaged, dir: nil, filepath.Join(dir, "none", "store"): os.ErrNotExist,
+	} {
+		_, err := store.Open(path, store.Options{})
+		if err == nil || want != nil && !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "open store "+path+": ") {
+			t.Errorf("%s: got %v, want %v", path, err, want)
+		}
+	}
+	raw, err := os.ReadFile(text)
+	if err != nil || !strings.HasPrefix(string(raw), "this is no store") {
+		t.Errorf("the foreign file was changed: %v", err)
+	}
+}
+
+func TestAClosedStoreSaysSo(t *testing.T) {
+	t.Parallel()
+	s, err := store.Open(filepath.Join(t.TempDir(), "s.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
-	b, err := w.Next(t.Context())
-	if err != nil || len(b.Events) != 4 || b.Events[0].Revision != 7 {
-		t.Errorf("got %+v %v, want revisions 7 to 10", b, err)
+	w, err := s.Watch(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// A-11: many writers, watchers that disconnect and resume at random; each one's picture equals the history.
-func TestWatchersThatResumeAtRandomSeeTheWholeHistory(t *testing.T) {
-	t.Parallel()
-	s, _ := open(t, store.Options{History: 100000, NoSync: true})
-	const writers, writes, watchers = 8, 200, 6
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var writing, watching sync.WaitGroup
-	histories := make([][]uint64, watchers)
-	final := make(chan uint64, watchers)
-	for i := range watchers {
-		watching.Go(func() { histories[i] = follow(ctx, t, s, final) })
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Fatal(err)
 	}
-	for i := range writers {
-		writing.Go(func() {
-			for j := range writes {
-				name := fmt.Sprintf("w%d-%d", i, j%7)
-				s.Update(ctx, func(tx *store.Tx) error {
-					if _, err := tx.Get(api.ConfigMaps, "default", name); err != nil {
-						return tx.Create(configMap(name, "x"))
-					}
-					if j%3 == 0 {
-						return tx.Delete(api.ConfigMaps, "default", name, store.DeleteOptions{})
-					}
-					return tx.Update(configMap(name, fmt.Sprint(j)))
-				})
-			}
-		})
-	}
-	writing.Wait()
-	last := s.Revision()
-	for range watchers {
-		final <- last
-	}
-	put(t, s, configMap("end", "end"))
-	watching.Wait()
-	want := make([]uint64, 0, last)
-	for r := uint64(1); r <= last; r++ {
-		want = append(want, r)
-	}
-	for i, h := range histories {
-		if diff := cmp.Diff(want, h[:min(len(h), len(want))]); diff != "" {
-			t.Errorf("watcher %d missed or reordered events (-want +got):\n%s", i, diff)
+	_, errNext := w.Next(t.Context())
+	_, errWatch := s.Watch(t.Context(), 0)
+	_, errUpdate := s.Update(t.Context(), func(tx *store.Tx) error { return tx.Create(configMap("a", "1")) })
+	for _, err := range []error{errNext, errWatch, errUpdate} {
+		if !errors.Is(err, store.ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
 		}
-	}
-}
-
-// follow collects revisions, closing its watch and opening another at random, until the configmap "end" is seen.
-func follow(ctx context.Context, t *testing.T, s *store.Store, final <-chan uint64) []uint64 {
-	var seen []uint64
-	at := uint64(0)
-	for {
-		w, err := s.Watch(ctx, at)
-		if err != nil {
-			t.Error(err)
-			return seen
-		}
-		for rand.IntN(5) > 0 {
-			b, err := w.Next(ctx)
-			if err != nil {
-				t.Error(err)
-				return seen
-			}
-			for _, e := range b.Events {
-				seen = append(seen, e.Revision)
-				if e.Object.GetName() == "end" {
-					<-final
-					w.Close()
-					return seen
-				}
-			}
-			at = b.Revision
-		}
-		w.Close()
 	}
 }

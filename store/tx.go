@@ -135,8 +135,8 @@ func (tx *Tx) Update(obj api.Object) error {
 		return err
 	}
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return conflict(k, obj.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", //nolint:staticcheck // Kubernetes' words
-			uid, old.GetUID()))
+		//nolint:staticcheck // Kubernetes' words
+		return conflict(k, obj.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
 	}
 	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
 		return conflict(k, obj.GetName(), errStale)
@@ -195,7 +195,8 @@ func same(a, b api.Object) bool {
 	return errx == nil && erry == nil && bytes.Equal(x, y)
 }
 
-// write numbers a write and files a copy of obj; of Deleted, obj itself. On an error nothing is filed.
+// write numbers a write and files a copy of obj, made by way of the file's bytes so that readers see today what they would see
+// after a restart; of Deleted, obj itself. On an error nothing is filed.
 func (tx *Tx) write(t EventType, obj, old api.Object) error {
 	k := api.KindOf(obj)
 	before := obj.GetResourceVersion()
@@ -206,12 +207,15 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 		tx.table(k).remove(k, objectKey(obj))
 	} else {
 		var err error
-		if w.value, err = encode(obj); err != nil {
+		if w.value, err = encode(obj); err == nil {
+			w.Object = k.New()
+			err = w.Object.(protobuf).Unmarshal(w.value[sumSize:])
+		}
+		if err != nil {
 			obj.SetResourceVersion(before)
 			return err
 		}
-		w.Object, w.size = api.Copy(obj), len(w.value)
-		w.Object.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{}) // the file does not hold it either
+		w.size = len(w.value)
 		tx.table(k).put(k, w.Object)
 	}
 	tx.state.revision++
