@@ -1,0 +1,164 @@
+package dns
+
+import (
+	"math/rand/v2"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// maxChain is how many ExternalName Services may lead to one another within the cluster: a longer chain is a loop.
+const maxChain = 8
+
+// result is what the index knows about a question.
+type result struct {
+	rcode  int
+	answer []dns.RR
+	ns     []dns.RR
+	extra  []dns.RR
+	// truncated says that an upstream server had more to say than it could send.
+	truncated bool
+	foreign   string // not empty: a name that only an upstream server can answer, to be appended to answer
+}
+
+// answer looks a question up. It reads the index only: equal index, equal answer, but for the order of addresses.
+func (x *index) answer(q dns.Question) result {
+	var r result
+	name := q.Name
+	for range maxChain {
+		target := x.step(&r, name, q.Qtype)
+		if target == "" {
+			return r
+		}
+		name = target
+		if x.zones.of(strings.ToLower(name)) == "" {
+			r.foreign = name
+			return r
+		}
+	}
+	r.rcode = dns.RcodeServerFailure // ExternalNames in a circle
+	return r
+}
+
+// step answers for one name of a chain of CNAMEs. It returns the name to go on with, or "".
+func (x *index) step(r *result, asked string, qtype uint16) string {
+	name := dns.CanonicalName(asked)
+	n := x.find(name)
+	if n == nil {
+		apex := x.zones.of(name)
+		if apex == "" {
+			r.foreign = asked
+			return ""
+		}
+		r.rcode = dns.RcodeNameError
+		r.ns = []dns.RR{x.zones.soa(apex, x.serial.Load())}
+		return ""
+	}
+	if c := n.of(dns.TypeCNAME); len(c) > 0 {
+		r.answer = append(r.answer, named(c[0], name, asked))
+		if qtype == dns.TypeCNAME || qtype == dns.TypeANY {
+			return ""
+		}
+		return c[0].(*dns.CNAME).Target
+	}
+	x.records(r, n, name, asked, qtype)
+	return ""
+}
+
+// records answers with the records of a name that exists.
+func (x *index) records(r *result, n *node, name, asked string, qtype uint16) {
+	apex := x.zones.of(name)
+	before := len(r.answer)
+	for i := range n.sets {
+		if n.sets[i].typ == qtype || qtype == dns.TypeANY {
+			r.answer = appendNamed(r.answer, n.sets[i].rrs, name, asked)
+		}
+	}
+	if apex == name && (qtype == dns.TypeSOA || qtype == dns.TypeANY) {
+		r.answer = append(r.answer, named(x.zones.soa(apex, x.serial.Load()), name, asked))
+	}
+	switch {
+	case len(r.answer) > before:
+		r.extra = x.additional(r.answer[before:])
+	case apex == "":
+		r.foreign = asked // a stray reverse name has the PTR that we know of, and whatever others know
+	default:
+		r.ns = []dns.RR{x.zones.soa(apex, x.serial.Load())}
+	}
+}
+
+// find returns the node of a name, or nil.
+func (x *index) find(name string) *node {
+	if n := x.table.get(name); n != nil {
+		return n.node.Load()
+	}
+	if x.pods == PodsInsecure {
+		return x.insecurePod(name)
+	}
+	return nil
+}
+
+// insecurePod believes every address that a name spells below an existing namespace, as Kubernetes' default has it.
+func (x *index) insecurePod(name string) *node {
+	label, rest, _ := strings.Cut(name, ".")
+	namespace, ok := strings.CutSuffix(rest, ".pod."+x.zones.domain)
+	if !ok || strings.Contains(namespace, ".") || x.table.get(rest) == nil {
+		return nil
+	}
+	a, ok := undashed(label)
+	if !ok {
+		return nil
+	}
+	return compile(name, []part{{records: []record{addressRecord(a)}}}, x.zones.ttl)
+}
+
+// appendNamed appends records in random order, under the name as it was asked. The records themselves are shared.
+func appendNamed(to, rrs []dns.RR, name, asked string) []dns.RR {
+	at := len(to)
+	for _, rr := range rrs {
+		to = append(to, named(rr, name, asked))
+	}
+	if added := to[at:]; len(added) > 1 {
+		rand.Shuffle(len(added), func(i, j int) { added[i], added[j] = added[j], added[i] })
+	}
+	return to
+}
+
+// named is a record under the name as it was asked: with the capitals of the question.
+func named(rr dns.RR, name, asked string) dns.RR {
+	if name == asked {
+		return rr
+	}
+	c := dns.Copy(rr)
+	c.Header().Name = asked
+	return c
+}
+
+// additional is the addresses of the targets that SRV and NS records name.
+func (x *index) additional(answer []dns.RR) []dns.RR {
+	var extra []dns.RR
+	var seen map[string]bool
+	for _, rr := range answer {
+		target := ""
+		switch rr := rr.(type) {
+		case *dns.SRV:
+			target = rr.Target
+		case *dns.NS:
+			target = rr.Ns
+		default:
+			continue
+		}
+		if seen[target] {
+			continue
+		}
+		if seen == nil {
+			seen = map[string]bool{}
+		}
+		seen[target] = true
+		if n := x.find(target); n != nil {
+			extra = append(extra, n.of(dns.TypeA)...)
+			extra = append(extra, n.of(dns.TypeAAAA)...)
+		}
+	}
+	return extra
+}

@@ -1,0 +1,20 @@
+// Package dns answers names: Kubernetes DNS specification 1.1.0 for the Services, EndpointSlices and Namespaces of a
+// store, over UDP and TCP.
+//
+// A Server has one index of names. Run fills it from a store.Reader and follows the store's events; each event renews the
+// records of the Service it touches and no others. Serve answers on sockets handed in, as many as there are nodes; readers of
+// the index take no lock. Names outside the zone go to the upstream servers.
+//
+//	s := dns.New(dns.Config{Reader: st, Upstream: []string{"9.9.9.9"}})
+//	go s.Run(ctx)                      // the caller waits for it
+//	err := s.Serve(ctx, packets, listener)
+//
+// What users should know:
+//   - Before the first complete list of the store, names of the cluster get SERVFAIL, never NXDOMAIN.
+//   - Without upstream servers a foreign name gets SERVFAIL at once, and an ExternalName Service its CNAME alone.
+//   - With upstream servers that do not answer, SERVFAIL comes within 4 seconds, before glibc's own 5 seconds are over.
+//   - A headless Service without a ready endpoint has no name at all: NXDOMAIN, as Kubernetes has it.
+//   - Each answer with several addresses comes in random order.
+//
+// Not here: resolv.conf of pods (package node), zone transfers (refused), DNSSEC, caching of upstream answers.
+package dns

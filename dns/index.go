@@ -1,0 +1,227 @@
+package dns
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+// index is the names of the cluster as of one revision. Answers read the table without a lock; events change it one name at a
+// time.
+type index struct {
+	zones  *zones
+	pods   PodRecords
+	table  *table
+	serial atomic.Uint32 // of the SOA records: the store's revision
+
+	// mu guards what follows, and the parts of names. apply holds it for one batch of events; explanations read under it.
+	mu       sync.RWMutex
+	services map[string]*service // by namespace/name
+	sliceOf  map[string]string   // the Service each slice was last filed under
+	wanted   map[string]desired  // the records in the table, by source
+}
+
+// service is a Service and its slices, whichever came first.
+type service struct {
+	svc    *corev1.Service
+	slices map[string]*discoveryv1.EndpointSlice
+}
+
+// part is what one source says about a name. Two headless Services may both say whose an address is.
+type part struct {
+	source  string // "Service dev/ent"
+	records []record
+}
+
+// zoneSource is the source of the records that need no object.
+const zoneSource = "zone"
+
+func newIndex(z *zones, pods PodRecords) *index {
+	x := &index{
+		zones: z, pods: pods, table: newTable(),
+		services: map[string]*service{}, sliceOf: map[string]string{}, wanted: map[string]desired{},
+	}
+	x.set(zoneSource, z.records())
+	return x
+}
+
+// kinds is what the index is made from.
+func (x *index) kinds() []*api.Kind {
+	k := []*api.Kind{api.Namespaces, api.Services, api.EndpointSlices}
+	if x.pods == PodsVerified {
+		k = append(k, api.Pods)
+	}
+	return k
+}
+
+// apply takes events up. A Service that several of them touch is computed once.
+func (x *index) apply(b store.Batch) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	touched := map[string]struct{}{}
+	for _, e := range b.Events {
+		x.take(e, touched)
+	}
+	for key := range touched {
+		x.renew(key)
+	}
+	x.serial.Store(uint32(b.Revision))
+}
+
+func (x *index) take(e store.Event, touched map[string]struct{}) {
+	gone := e.Type == store.Deleted
+	switch obj := e.Object.(type) {
+	case *corev1.Service:
+		s := x.service(api.Name(obj))
+		s.svc = obj
+		if gone {
+			s.svc = nil
+		}
+		touched[api.Name(obj)] = struct{}{}
+	case *discoveryv1.EndpointSlice:
+		x.takeSlice(obj, gone, touched)
+	case *corev1.Namespace:
+		x.setOrDrop("Namespace "+obj.Name, gone, func() desired { return x.zones.planNamespace(obj.Name, x.pods) })
+	case *corev1.Pod:
+		x.setOrDrop("Pod "+api.Name(obj), gone, func() desired { return x.zones.planPod(obj) })
+	}
+}
+
+func (x *index) setOrDrop(source string, gone bool, plan func() desired) {
+	if gone {
+		x.set(source, nil)
+		return
+	}
+	x.set(source, plan())
+}
+
+func (x *index) takeSlice(slice *discoveryv1.EndpointSlice, gone bool, touched map[string]struct{}) {
+	name := api.Name(slice)
+	key := ""
+	if svc := slice.Labels[discoveryv1.LabelServiceName]; svc != "" && !gone {
+		key = slice.Namespace + "/" + svc
+	}
+	if old := x.sliceOf[name]; old != "" && old != key {
+		delete(x.service(old).slices, name)
+		delete(x.sliceOf, name)
+		touched[old] = struct{}{}
+	}
+	if key != "" {
+		x.sliceOf[name] = key
+		x.service(key).slices[name] = slice
+		touched[key] = struct{}{}
+	}
+}
+
+func (x *index) service(key string) *service {
+	s := x.services[key]
+	if s == nil {
+		s = &service{slices: map[string]*discoveryv1.EndpointSlice{}}
+		x.services[key] = s
+	}
+	return s
+}
+
+// renew computes the records of one Service and puts the differences into the table.
+func (x *index) renew(key string) {
+	s := x.services[key]
+	if s.svc == nil {
+		x.set("Service "+key, nil)
+		if len(s.slices) == 0 {
+			delete(x.services, key)
+		}
+		return
+	}
+	x.set("Service "+key, x.zones.planService(s.svc, s.sorted()))
+}
+
+// sorted is the slices in order of their names, so that equal slices give equal records.
+func (s *service) sorted() []*discoveryv1.EndpointSlice {
+	return slices.SortedFunc(maps.Values(s.slices), func(a, b *discoveryv1.EndpointSlice) int {
+		return strings.Compare(a.Name, b.Name)
+	})
+}
+
+// set makes want the records of a source. Names that keep their records are not touched. A name that comes is made before
+// one that goes, so that no empty non-terminal above both vanishes for a moment.
+func (x *index) set(source string, want desired) {
+	had := x.wanted[source]
+	for owner, records := range want {
+		if old, ok := had[owner]; !ok || !slices.Equal(old, records) {
+			x.say(owner, source, records)
+		}
+	}
+	for owner := range had {
+		if _, ok := want[owner]; !ok {
+			x.unsay(owner, source)
+		}
+	}
+	if len(want) == 0 {
+		delete(x.wanted, source)
+		return
+	}
+	x.wanted[source] = want
+}
+
+func (x *index) say(owner, source string, records []record) {
+	n := x.name(owner)
+	i := slices.IndexFunc(n.parts, func(p part) bool { return p.source == source })
+	if i < 0 {
+		n.parts = append(n.parts, part{source: source, records: records})
+	} else {
+		n.parts[i].records = records
+	}
+	n.node.Store(compile(owner, n.parts, x.zones.ttl))
+}
+
+func (x *index) unsay(owner, source string) {
+	n := x.table.get(owner)
+	n.parts = slices.DeleteFunc(n.parts, func(p part) bool { return p.source == source })
+	n.node.Store(compile(owner, n.parts, x.zones.ttl))
+	x.prune(n)
+}
+
+// name finds or makes a name, and the names above it up to its zone's apex.
+func (x *index) name(owner string) *name {
+	if n := x.table.get(owner); n != nil {
+		return n
+	}
+	if above := x.above(owner); above != "" {
+		x.name(above).children++
+	}
+	n := &name{key: owner}
+	n.node.Store(&node{})
+	x.table.add(n)
+	return n
+}
+
+// prune drops a name that holds nothing, and then the names above it that held only this one.
+func (x *index) prune(n *name) {
+	for n != nil && len(n.parts) == 0 && n.children == 0 {
+		x.table.remove(n.key)
+		above := x.above(n.key)
+		if above == "" {
+			return
+		}
+		n = x.table.get(above)
+		n.children--
+	}
+}
+
+// above is the name one label up, or "" at an apex and outside the zones: there, nothing needs to exist between.
+func (x *index) above(owner string) string {
+	if _, apex := x.zones.apexes[owner]; apex || x.zones.of(owner) == "" {
+		return ""
+	}
+	off, _ := dns.NextLabel(owner, 0)
+	return owner[off:]
+}

@@ -1,0 +1,216 @@
+package dns
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+// PodRecords says which names below pod.<domain> are answered.
+type PodRecords int
+
+// The settings that cluster DNS servers have for names such as 10-244-1-7.dev.pod.cluster.local.
+const (
+	PodsOff      PodRecords = iota // none
+	PodsInsecure                   // every address in an existing namespace, whether a pod has it or not
+	PodsVerified                   // those of living pods
+)
+
+// Config is what a Server needs. Only Reader is required.
+type Config struct {
+	Reader store.Reader
+	// Domain is the cluster's domain; "" means cluster.local.
+	Domain string
+	// TTL of the records, and how long clients may remember that a name is missing: whole seconds, at most an hour. 0 means
+	// 5 seconds, less than 0 no caching.
+	TTL time.Duration
+	// Reverse is the address ranges of Services and pods: a PTR question in them that no object answers gets NXDOMAIN; all
+	// others go upstream.
+	Reverse []netip.Prefix
+	Pods    PodRecords
+	// Upstream is the servers asked for foreign names, in order, as "address" or "address:port". None: such names fail at once.
+	Upstream []string
+	// Dial opens the connections to them; nil means the process's own network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Log is for what an operator must know; nil discards.
+	Log *slog.Logger
+}
+
+const (
+	defaultTTL = 5 * time.Second // Kubernetes' own: short, as clients remember addresses of pods that are gone
+	maxTTL     = time.Hour
+	// maxUDP is the largest packet read, and sent to a client that says it takes as much: the size that EDNS0 (RFC 6891)
+	// proposes.
+	maxUDP = 4096
+	// drain is how long a stopping server waits for answers that are under way; their upstream questions are cancelled.
+	drain = 2 * time.Second
+)
+
+// Server answers the names of one cluster.
+type Server struct {
+	zones    *zones
+	pods     PodRecords
+	reader   store.Reader
+	upstream *forwarder
+	log      *slog.Logger
+	index    atomic.Pointer[index] // nil before the first list
+	progress store.Progress
+}
+
+// New makes a server. It knows nothing before Run.
+func New(c Config) *Server {
+	ttl := c.TTL
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		zones:    newZones(cmp.Or(c.Domain, "cluster.local"), c.Reverse, min(max(ttl, 0), maxTTL)),
+		pods:     c.Pods,
+		reader:   c.Reader,
+		upstream: newForwarder(c.Upstream, c.Dial),
+		log:      log,
+	}
+}
+
+// Progress is the store's revision that the answers hold.
+func (s *Server) Progress() *store.Progress { return &s.progress }
+
+// Run follows the store until ctx ends, and then returns nil. It fails when the store does.
+func (s *Server) Run(ctx context.Context) error {
+	for {
+		err := s.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
+			s.log.Warn("dns: fell behind the store, reading it anew")
+		default:
+			return fmt.Errorf("dns: follow the store: %w", err)
+		}
+	}
+}
+
+// follow fills a new index and keeps it up to date until the store's events are lost.
+func (s *Server) follow(ctx context.Context) error {
+	x := newIndex(s.zones, s.pods)
+	from, listed, err := s.fill(ctx, x)
+	if err != nil {
+		return err
+	}
+	w, err := s.reader.Watch(ctx, from, x.kinds()...)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	s.index.Store(x)
+	s.progress.Reach(from)
+	for {
+		b, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		b.Events = unseen(b.Events, listed)
+		x.apply(b)
+		s.progress.Reach(b.Revision)
+	}
+}
+
+// fill lists every kind. It returns the oldest of the lists' revisions, and each kind's own.
+func (s *Server) fill(ctx context.Context, x *index) (uint64, map[*api.Kind]uint64, error) {
+	var from uint64
+	listed := map[*api.Kind]uint64{}
+	for i, kind := range x.kinds() {
+		l, err := s.reader.List(ctx, kind, store.Query{})
+		if err != nil {
+			return 0, nil, err
+		}
+		b := store.Batch{Revision: l.Revision}
+		for _, obj := range l.Items {
+			b.Events = append(b.Events, store.Event{Type: store.Added, Kind: kind, Object: obj, Revision: l.Revision})
+		}
+		x.apply(b)
+		listed[kind] = l.Revision
+		if i == 0 || l.Revision < from {
+			from = l.Revision
+		}
+	}
+	return from, listed, nil
+}
+
+// unseen leaves out what the lists held already, so that no object goes back in time.
+func unseen(events []store.Event, listed map[*api.Kind]uint64) []store.Event {
+	fresh := events[:0:0]
+	for _, e := range events {
+		if e.Revision > listed[e.Kind] {
+			fresh = append(fresh, e)
+		}
+	}
+	return fresh
+}
+
+// Serve answers on a packet connection and a listener, either of which may be nil, until ctx ends; then it returns nil. It
+// closes both. Several may run at once.
+func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if packets != nil {
+		group.Go(func() error {
+			return serve(ctx, &dns.Server{PacketConn: packets, UDPSize: maxUDP, Handler: s.handler(ctx, false)})
+		})
+	}
+	if streams != nil {
+		group.Go(func() error { return serve(ctx, &dns.Server{Listener: streams, Handler: s.handler(ctx, true)}) })
+	}
+	return group.Wait()
+}
+
+func serve(ctx context.Context, srv *dns.Server) error {
+	started := make(chan struct{})
+	ended := make(chan error, 1)
+	srv.NotifyStartedFunc = func() { close(started) }
+	go func() { ended <- srv.ActivateAndServe() }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("dns: serve: %w", err)
+	case <-started:
+	}
+	select {
+	case err := <-ended:
+		return fmt.Errorf("dns: serve: %w", cmp.Or(err, net.ErrClosed))
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	err := srv.ShutdownContext(patience)
+	<-ended
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("dns: stop serving: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, req *dns.Msg) {
+		if m := s.reply(ctx, req, stream); m != nil {
+			if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
+				s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
+			}
+		}
+	}
+}

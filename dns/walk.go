@@ -1,0 +1,131 @@
+package dns
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Step is one question of a walk and its answer, as text for people.
+type Step struct {
+	Name    string        // "ent.dev.svc.cluster.local."
+	Type    string        // "A"
+	Rcode   string        // "NOERROR"
+	Answers []string      // records as in a zone file
+	From    []string      // the objects the name comes from: "Service dev/ent"
+	Foreign string        // the name that was asked of the upstream servers, or ""
+	Reason  string        // why the answer is what it is, in a sentence; "" when the records say it all
+	Took    time.Duration // inside the server, upstream included
+}
+
+// Found says that the walk may end here: there are records, and more than a CNAME to nowhere.
+func (s Step) Found() bool { return s.Rcode == "NOERROR" && len(s.Answers) > 0 }
+
+// Search is what a pod's resolv.conf says about names.
+type Search struct {
+	Path  []string // "dev.svc.cluster.local", ...
+	Ndots int      // names with fewer dots try the path first; Kubernetes writes 5
+}
+
+// Candidates is the names that glibc asks for, in order: with a dot at the end only the name itself; with fewer dots than
+// ndots the search path first, else the name first.
+func (s Search) Candidates(name string) []string {
+	if strings.HasSuffix(name, ".") {
+		return []string{name}
+	}
+	var all []string
+	for _, domain := range s.Path {
+		if d := strings.Trim(domain, "."); d != "" {
+			all = append(all, name+"."+d+".")
+		}
+	}
+	if strings.Count(name, ".") < s.Ndots {
+		return append(all, name+".")
+	}
+	return append([]string{name + "."}, all...)
+}
+
+// Walk asks as a pod's glibc does: A and AAAA for each candidate, until one has an address. The answers are those that the
+// pod gets; nothing is sent but upstream questions.
+func (s *Server) Walk(ctx context.Context, name string, search Search) []Step {
+	var steps []Step
+	for _, candidate := range search.Candidates(name) {
+		found := false
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+			step := s.Ask(ctx, candidate, dns.TypeToString[qtype])
+			found = found || step.Found()
+			steps = append(steps, step)
+		}
+		if found || ctx.Err() != nil {
+			return steps
+		}
+	}
+	return steps
+}
+
+// Ask answers one question and says why. A type that is not known by that name is NOTIMP.
+func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
+	step := Step{Name: dns.Fqdn(name), Type: strings.ToUpper(qtype)}
+	typ, known := dns.StringToType[step.Type]
+	switch _, valid := dns.IsDomainName(step.Name); {
+	case !known:
+		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeNotImplemented], "there is no record type "+qtype
+		return step
+	case !valid:
+		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeFormatError], "no such name can exist: a label has at most 63 bytes, a name 255"
+		return step
+	}
+	began := time.Now()
+	req := new(dns.Msg).SetQuestion(step.Name, typ)
+	m := s.reply(ctx, req, true)
+	step.Took = time.Since(began)
+	step.Rcode = dns.RcodeToString[m.Rcode]
+	for _, rr := range m.Answer {
+		step.Answers = append(step.Answers, strings.ReplaceAll(rr.String(), "\t", " "))
+	}
+	s.explain(&step, typ)
+	return step
+}
+
+// explain fills in where the answer comes from.
+func (s *Server) explain(step *Step, typ uint16) {
+	x := s.index.Load()
+	if x == nil {
+		step.Reason = "the server has not read the cluster's objects yet"
+		return
+	}
+	r := x.answer(dns.Question{Name: step.Name, Qtype: typ, Qclass: dns.ClassINET})
+	step.Foreign = r.foreign
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	name := dns.CanonicalName(step.Name)
+	if n := x.table.get(name); n != nil {
+		for _, p := range n.parts {
+			if p.source != zoneSource {
+				step.From = append(step.From, p.source)
+			}
+		}
+	}
+	switch {
+	case r.foreign != "":
+		step.Reason = s.whyForeign(step)
+	case step.Rcode == "SERVFAIL":
+		step.Reason = "the ExternalNames lead in a circle"
+	case step.Rcode == "NXDOMAIN":
+		step.Reason = x.whyMissing(name)
+	case len(step.Answers) == 0:
+		step.Reason = x.whyEmpty(name, step.Type)
+	}
+}
+
+func (s *Server) whyForeign(step *Step) string {
+	switch {
+	case !s.upstream.configured():
+		return step.Foreign + " is outside " + s.zones.domain + " and no upstream server is configured"
+	case step.Rcode == "SERVFAIL":
+		return "no upstream server answered: " + strings.Join(s.upstream.servers, ", ")
+	}
+	return step.Foreign + " is outside " + s.zones.domain + ": an upstream server answered"
+}
