@@ -1,0 +1,378 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"kubarium.dev/node/app"
+	"kubarium.dev/node/podinit"
+)
+
+// container is one container of a pod, over all its runs.
+type container struct {
+	w    *worker
+	spec *corev1.Container
+
+	// The worker's own; nobody else reads them.
+	restarts int32
+	failures int       // in a row, for the back-off
+	retryAt  time.Time // when it is started again; zero when it is not waiting for that
+	waiting  corev1.ContainerStateWaiting
+	last     *corev1.ContainerStateTerminated // how the run before this one ended
+	ended    *corev1.ContainerStateTerminated // how the current run ended; nil while it runs or waits
+	probes   probeState
+	fresh    bool               // just started: no probe has answered yet
+	stop     context.CancelFunc // of the probes of the current run
+
+	mu       sync.Mutex // guards all below
+	run      *run       // nil when none was started yet
+	previous *runLog
+}
+
+// run is one run of a container.
+type run struct {
+	began time.Time
+	id    string
+	log   *runLog
+	env   []string
+	dir   string
+	done  chan struct{} // closed when it has ended; then result is set
+	// finish asks the run to end, kills it when ctx ends, and returns when it has ended.
+	finish func(ctx context.Context)
+	kill   func()
+	result exit
+
+	app *app.App // of a built-in application; else nil
+
+	mu   sync.Mutex // guards box and over
+	box  *sandbox   // the process 1; made at the first exec for a built-in application
+	over bool       // no box may be made any more
+}
+
+// builtIn tells that a container names no program, so that it is the built-in application.
+func builtIn(c *corev1.Container) bool { return len(c.Command) == 0 }
+
+// resolution says in words how a container's image was resolved (N-15).
+func resolution(c *corev1.Container) string {
+	if builtIn(c) {
+		return "built-in application"
+	}
+	return "command on the host's files"
+}
+
+// alive tells whether a run has been started and has not ended.
+func (c *container) alive() bool {
+	r := c.current()
+	if r == nil {
+		return false
+	}
+	select {
+	case <-r.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *container) current() *run {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.run
+}
+
+func (c *container) log(previous bool) *runLog {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if previous {
+		return c.previous
+	}
+	if c.run == nil {
+		return nil
+	}
+	return c.run.log
+}
+
+// begin files a new run as the current one.
+func (c *container) begin(r *run) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run != nil {
+		c.previous = c.run.log
+	}
+	c.run = r
+}
+
+// configError is a fault in what the container refers to; it is waited for, not counted as a failure.
+type configError struct{ error }
+
+// start starts a run. Its end is posted to the worker. Errors: a configError; anything else that kept it from running.
+func (c *container) start(ctx context.Context) error {
+	pod := *c.w.pod // its status may not be written yet
+	pod.Status.PodIP, pod.Status.HostIP = c.w.net.Load().IP.String(), c.w.n.cfg.Address.String()
+	env, err := newEnvironment(&pod, c.spec, c.w.n.configMap)
+	if err != nil {
+		return configError{err}
+	}
+	now := c.w.n.cfg.Now()
+	r := &run{
+		began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), log: &runLog{now: c.w.n.cfg.Now}, env: env.list(),
+		dir: c.spec.WorkingDir, done: make(chan struct{}),
+	}
+	if builtIn(c.spec) {
+		err = c.startApp(ctx, r)
+	} else {
+		args := append(expandAll(c.spec.Command, env.values), expandAll(c.spec.Args, env.values)...)
+		err = c.startCommand(ctx, r, args)
+	}
+	if err != nil {
+		r.log.close()
+		return err
+	}
+	c.begin(r)
+	return nil
+}
+
+// over sets a run's result and tells the worker.
+func (c *container) over(r *run, result exit) {
+	r.result = result
+	r.log.close()
+	close(r.done)
+	c.w.post(runEnded{c, r})
+}
+
+// startApp opens the declared ports in the pod's namespace and serves them.
+func (c *container) startApp(ctx context.Context, r *run) error {
+	listeners, packets, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	r.app = app.New(c.facts(), app.Options{Out: r.log})
+	life, kill := context.WithCancel(context.WithoutCancel(ctx))
+	r.kill = kill
+	r.finish = func(ctx context.Context) { r.app.Drain(ctx); <-r.done }
+	c.w.wg.Go(func() {
+		defer kill()
+		err := r.app.Run(life, listeners, packets)
+		result := exit{}
+		var crash *app.CrashError
+		switch {
+		case errors.As(err, &crash):
+			result.code = crash.Code
+		case life.Err() != nil:
+			result.code, result.signal = 128+int(syscall.SIGKILL), int(syscall.SIGKILL)
+		}
+		r.closeBox()
+		c.over(r, result)
+	})
+	return nil
+}
+
+func (c *container) facts() app.Facts {
+	pod := c.w.pod
+	return app.Facts{
+		Pod: pod.Name, Namespace: pod.Namespace, Node: c.w.n.cfg.Name, IP: c.w.net.Load().IP.String(), Image: c.spec.Image, Labels: pod.Labels,
+	}
+}
+
+const defaultPort = 80 // of a built-in application that declares no TCP port
+
+func (c *container) listen(ctx context.Context) (listeners []net.Listener, packets []net.PacketConn, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, ln := range listeners {
+			ln.Close()
+		}
+		for _, pc := range packets {
+			pc.Close()
+		}
+	}()
+	at := func(port int32) string { return netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)).String() }
+	for _, port := range tcpPorts(c.spec) {
+		ln, err := c.w.net.Load().NS.Listen(ctx, "tcp4", at(port))
+		if err != nil {
+			return listeners, packets, err
+		}
+		listeners = append(listeners, ln)
+	}
+	for _, p := range c.spec.Ports {
+		if p.Protocol != corev1.ProtocolUDP {
+			continue
+		}
+		pc, err := c.w.net.Load().NS.ListenPacket(ctx, "udp4", at(p.ContainerPort))
+		if err != nil {
+			return listeners, packets, err
+		}
+		packets = append(packets, pc)
+	}
+	return listeners, packets, nil
+}
+
+func tcpPorts(c *corev1.Container) []int32 {
+	var ports []int32
+	for _, p := range c.Ports {
+		if p.Protocol == corev1.ProtocolTCP || p.Protocol == "" {
+			ports = append(ports, p.ContainerPort)
+		}
+	}
+	if len(ports) == 0 {
+		return []int32{defaultPort}
+	}
+	return ports
+}
+
+// startCommand makes the container and starts its command.
+func (c *container) startCommand(ctx context.Context, r *run, args []string) error {
+	box, err := c.w.sandbox(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		box.close()
+		return err
+	}
+	defer syscall.Close(null)
+	out, theirs, err := pipe()
+	if err != nil {
+		box.close()
+		return err
+	}
+	command := podinit.Command{Args: args, Env: r.env, Dir: r.dir}
+	main, err := box.start(command, true, null, theirs, theirs)
+	syscall.Close(theirs)
+	if err != nil {
+		out.Close()
+		box.close()
+		return err
+	}
+	r.box = box
+	r.kill = func() { box.cmd.Process.Kill() }
+	r.finish = func(ctx context.Context) {
+		box.signal(main, syscall.SIGTERM, false)
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			r.kill()
+			<-r.done
+		}
+	}
+	c.w.wg.Go(func() { // until every process that holds the output is gone
+		defer out.Close()
+		copyAll(r.log, out)
+	})
+	c.w.wg.Go(func() {
+		result := <-main.exited
+		r.closeBox() // the container ends with its command
+		c.over(r, result)
+	})
+	return nil
+}
+
+// sandbox makes a container in the pod's namespace. It may be called from any goroutine.
+func (w *worker) sandbox(ctx context.Context, name string) (*sandbox, error) {
+	net, pod := w.net.Load(), w.latest.Load()
+	if net == nil {
+		return nil, errSandboxEnded
+	}
+	if !pod.Spec.HostNetwork {
+		if err := openPorts(net); err != nil {
+			return nil, err
+		}
+	}
+	resolv, _ := ResolvConf(pod, w.n.resolver)
+	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, setup: podinit.Setup{
+		Hostname: hostname(pod), Name: name, Hide: w.n.hide(),
+		Files: []podinit.File{
+			{Path: "/etc/resolv.conf", Content: resolv},
+			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},
+			{Path: "/etc/hostname", Content: hostname(pod) + "\n"},
+		},
+	}})
+}
+
+// openPorts lets the container's processes listen on ports below 1024 and ping: they have no privilege over the network
+// namespace, which belongs to this process's user namespace.
+func openPorts(net *podNet) error {
+	if err := net.NS.Sysctl("net.ipv4.ip_unprivileged_port_start", "0"); err != nil {
+		return err
+	}
+	groups := "0 0"
+	if multiUser() {
+		groups = fmt.Sprint("0 ", idRange-1)
+	}
+	return net.NS.Sysctl("net.ipv4.ping_group_range", groups)
+}
+
+// closeBox ends the run's processes.
+func (r *run) closeBox() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	if r.box != nil {
+		r.box.close()
+	}
+}
+
+// sandbox is the process 1 of the current run; a built-in application gets its own at the first call.
+func (c *container) sandbox(ctx context.Context) (*sandbox, *run, error) {
+	r := c.current()
+	if r == nil || !c.alive() {
+		return nil, nil, fmt.Errorf("container %s is not running", c.spec.Name)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return nil, nil, fmt.Errorf("container %s is not running", c.spec.Name)
+	}
+	if r.box != nil {
+		return r.box, r, nil
+	}
+	box, err := c.w.sandbox(ctx, c.spec.Image)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.box = box
+	c.w.wg.Go(func() { // who kills process 1 ends the application (N-21)
+		box.wait()
+		r.kill()
+	})
+	return box, r, nil
+}
+
+// pipe returns the end this process reads from, and the one for a child.
+func pipe() (ours *os.File, theirs int, err error) {
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+		return nil, 0, os.NewSyscallError("pipe", err)
+	}
+	if err := syscall.SetNonblock(fds[0], true); err != nil {
+		return nil, 0, err
+	}
+	return os.NewFile(uintptr(fds[0]), "output"), fds[1], nil
+}
+
+// terminated is how Kubernetes shows a run that ended.
+func (r *run) terminated(now time.Time) *corev1.ContainerStateTerminated {
+	t := &corev1.ContainerStateTerminated{
+		ExitCode: int32(r.result.code), Signal: 0, Reason: "Completed", ContainerID: r.id, Message: r.result.text,
+		StartedAt: metaTime(r.began), FinishedAt: metaTime(now),
+	}
+	switch {
+	case r.result.text != "":
+		t.Reason = "StartError"
+	case r.result.code != 0:
+		t.Reason = "Error"
+	}
+	return t
+}

@@ -1,0 +1,195 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"golang.org/x/sys/unix"
+
+	"kubarium.dev/node/netns"
+	"kubarium.dev/node/podinit"
+)
+
+// ExecRequest is one command to run in a container. Stdin, Stdout and Stderr may be nil; with TTY all output goes to Stdout.
+// Resize carries the terminal's sizes and is closed when no more will come; nil for none.
+type ExecRequest struct {
+	Namespace, Pod, Container string // Container may be "" for the pod's first
+	Command                   []string
+	Stdin                     io.Reader
+	Stdout, Stderr            io.Writer
+	TTY                       bool
+	Resize                    <-chan Size
+}
+
+// Size is a terminal's, in characters.
+type Size struct{ Width, Height uint16 }
+
+// ExitError is a command's exit code other than 0.
+type ExitError struct{ Code int }
+
+// Error says it as kubectl does.
+func (e *ExitError) Error() string {
+	return fmt.Sprintf("command terminated with exit code %d", e.Code)
+}
+
+// defaultTerm is what a terminal is called when nothing else is known.
+const defaultTerm = "TERM=xterm"
+
+// Exec runs a command in a container and returns when it has ended: nil for exit code 0, *ExitError for another. The command is
+// killed when ctx ends. A read of Stdin that is under way then is left to its owner. Errors: NotFound, BadRequest for a
+// container that is not there or does not run.
+func (n *Node) Exec(ctx context.Context, r ExecRequest) error {
+	c, err := n.container(r.Namespace, r.Pod, r.Container)
+	if err != nil {
+		return err
+	}
+	box, run, err := c.sandbox(ctx)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	env := run.env
+	if r.TTY {
+		env = append([]string{defaultTerm}, env...)
+	}
+	return execIn(ctx, box, r, podinit.Command{Args: r.Command, Env: env, Dir: run.dir, TTY: r.TTY})
+}
+
+func execIn(ctx context.Context, box *sandbox, r ExecRequest, c podinit.Command) error {
+	s, err := newStreams(r)
+	if err != nil {
+		return err
+	}
+	defer s.finish()
+	cmd, err := box.start(c, false, s.theirs...)
+	s.handedOver()
+	if err != nil {
+		return err
+	}
+	if terminal := <-cmd.started; terminal != nil {
+		s.attach(terminal)
+	}
+	s.copy()
+	var end exit
+	select {
+	case end = <-cmd.exited:
+	case <-ctx.Done():
+		box.signal(cmd, syscall.SIGKILL, true)
+		end = <-cmd.exited
+	}
+	s.finish()
+	if end.text != "" {
+		r.complain(end.text)
+	}
+	if end.code != 0 {
+		return &ExitError{Code: end.code}
+	}
+	return nil
+}
+
+// complain tells the caller why a command did not run, where its own messages would be.
+func (r ExecRequest) complain(text string) {
+	switch {
+	case r.Stderr != nil && !r.TTY:
+		fmt.Fprintln(r.Stderr, text)
+	case r.Stdout != nil:
+		fmt.Fprint(r.Stdout, text+"\r\n")
+	}
+}
+
+// ExecHere runs a command of the host on the node: in its network namespace, with this process's privileges over it.
+func (n *Node) ExecHere(ctx context.Context, r ExecRequest) error {
+	return execHere(ctx, n.NS(), n.cfg.Name, r)
+}
+
+// Exec runs a command of the host in the namespace of the client outside the cluster.
+func (f *Fabric) Exec(ctx context.Context, r ExecRequest) error {
+	return execHere(ctx, f.Outside(), "outside", r)
+}
+
+func execHere(ctx context.Context, ns *netns.NS, place string, r ExecRequest) error {
+	if len(r.Command) == 0 {
+		return apierrors.NewBadRequest("the command is empty")
+	}
+	s, err := newStreams(r)
+	if err != nil {
+		return err
+	}
+	defer s.finish()
+	path, err := hostPath(r.Command[0])
+	if err != nil {
+		r.complain(err.Error())
+		return &ExitError{Code: podinit.NotFound}
+	}
+	cmd := &exec.Cmd{
+		Path: path, Args: r.Command, Dir: "/", SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: r.TTY},
+		Env: []string{"PATH=" + defaultPath, "HOME=/root", defaultTerm, "KUBARIUM_PLACE=" + place, "PS1=" + place + "# "},
+	}
+	if r.TTY {
+		terminal, slave, err := openTerminal()
+		if err != nil {
+			return err
+		}
+		s.attach(terminal)
+		s.theirs = []int{slave, slave, slave}
+	}
+	files := make([]*os.File, 3)
+	for i, fd := range s.theirs {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return err
+		}
+		files[i] = os.NewFile(uintptr(dup), "stream")
+		defer files[i].Close()
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
+	if err := ns.Start(cmd); err != nil {
+		r.complain(err.Error())
+		return &ExitError{Code: podinit.StartFailed}
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	s.handedOver()
+	s.copy()
+	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	err = cmd.Wait()
+	stop()
+	s.finish()
+	return exitOf(err)
+}
+
+// exitOf turns os/exec's way of telling an exit code into ours.
+func exitOf(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return &ExitError{Code: 128 + int(ws.Signal())}
+	}
+	return &ExitError{Code: exit.ExitCode()}
+}
+
+// hostPath finds a program of the host by the default PATH: this process's own environment is nobody's business.
+func hostPath(name string) (string, error) {
+	dirs := strings.Split(defaultPath, ":")
+	if strings.Contains(name, "/") {
+		dirs = []string{"/"}
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("exec: %q: executable file not found in $PATH", name)
+}

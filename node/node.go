@@ -1,0 +1,415 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"golang.org/x/sys/unix"
+
+	"kubarium.dev/api"
+	"kubarium.dev/node/netns"
+	"kubarium.dev/store"
+)
+
+// DialFunc connects to an IP and port, as net.Dialer.DialContext does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// NodeConfig says what a machine is. Name, Address, PodCIDR and Store are needed.
+type NodeConfig struct {
+	Name          string
+	Address       netip.Addr   // on the wire between the nodes
+	PodCIDR       netip.Prefix // where its pods have their addresses
+	Labels        map[string]string
+	Store         *store.Store
+	Log           *slog.Logger // nil for none
+	ClusterDNS    netip.Addr
+	ClusterDomain string // "" for cluster.local
+	// Programmed returns when nothing leads to a pod any more whose deletion has this revision: processes get SIGTERM then,
+	// or after a second. nil does not wait.
+	Programmed func(ctx context.Context, revision uint64) error
+	Executable string // a program with node/podinit in it; "" for this one
+	StateDir   string // the cluster's own files, hidden from every container
+	Now        func() time.Time
+}
+
+// Node is one machine.
+type Node struct {
+	cfg        NodeConfig
+	machine    *machine
+	resolver   Resolver
+	prober     *http.Client
+	progress   store.Progress
+	registered chan struct{} // closed when the Node object stands
+
+	mu      sync.Mutex                       // guards all below
+	workers map[types.UID]*worker            // every pod that is being run or ended
+	pods    map[types.NamespacedName]*worker // those with a network, by name
+	wg      sync.WaitGroup                   // the workers
+}
+
+const defaultDomain = "cluster.local"
+
+// AddNode puts a machine on the wire. Run makes it work.
+func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = defaultDomain
+	}
+	m, err := f.attach(c.Name, c.Address, c.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("put node %s on the wire: %w", c.Name, err)
+	}
+	n := &Node{
+		cfg: c, machine: m, registered: make(chan struct{}),
+		workers: map[types.UID]*worker{}, pods: map[types.NamespacedName]*worker{},
+	}
+	n.prober = newProber(m.ns().DialContext)
+	n.resolver = Resolver{DNS: c.ClusterDNS, Domain: c.ClusterDomain}
+	if raw, err := os.ReadFile("/etc/resolv.conf"); err == nil { // a host without one has no names of its own
+		n.resolver.Host = string(raw)
+	}
+	return n, nil
+}
+
+// NS is the machine's network namespace.
+func (n *Node) NS() *netns.NS { return n.machine.ns() }
+
+// Progress is how far the node has taken up the pods of the store.
+func (n *Node) Progress() *store.Progress { return &n.progress }
+
+// Registered returns when the Node object stands in the store.
+func (n *Node) Registered(ctx context.Context) error {
+	select {
+	case <-n.registered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run registers the machine and runs its pods until ctx ends, and returns when nothing of them is left.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer n.wg.Wait()
+	defer cancel()
+	if err := n.register(ctx); err != nil {
+		return fmt.Errorf("register node %s: %w", n.cfg.Name, err)
+	}
+	close(n.registered)
+	for {
+		err := n.follow(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			return fmt.Errorf("node %s: %w", n.cfg.Name, err)
+		}
+	}
+}
+
+// follow takes up every pod of this node, and then every change, until the watch ends.
+func (n *Node) follow(ctx context.Context) error {
+	list, err := n.cfg.Store.List(ctx, api.Pods, store.Query{Index: api.IndexNode, Value: n.cfg.Name})
+	if err != nil {
+		return err
+	}
+	watch, err := n.cfg.Store.Watch(ctx, list.Revision, api.Pods)
+	if err != nil {
+		return err
+	}
+	defer watch.Close()
+	n.sync(ctx, list.Items)
+	n.progress.Reach(list.Revision)
+	for {
+		batch, err := watch.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range batch.Events {
+			n.take(ctx, e.Object.(*corev1.Pod), e.Type == store.Deleted)
+		}
+		n.progress.Reach(batch.Revision)
+	}
+}
+
+// sync takes up a whole list: pods that are not in it are gone.
+func (n *Node) sync(ctx context.Context, items []api.Object) {
+	here := map[types.UID]bool{}
+	for _, obj := range items {
+		here[obj.GetUID()] = true
+		n.take(ctx, obj.(*corev1.Pod), false)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for uid, w := range n.workers {
+		if !here[uid] {
+			w.tell(w.latest.Load(), true)
+		}
+	}
+}
+
+// take hands a pod to its worker, a new one for a new pod.
+func (n *Node) take(ctx context.Context, pod *corev1.Pod, gone bool) {
+	if pod.Spec.NodeName != n.cfg.Name {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w := n.workers[pod.UID]
+	switch {
+	case w != nil:
+		w.tell(pod, gone)
+	case gone || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+	default:
+		w = newWorker(n, pod)
+		n.workers[pod.UID] = w
+		n.wg.Go(func() {
+			w.run(ctx)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			delete(n.workers, w.uid)
+		})
+	}
+}
+
+// running files a pod that has its network.
+func (n *Node) running(w *worker) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pods[w.key] = w
+}
+
+// notRunning takes a pod's network out of reach; its logs stay while the pod is there.
+func (n *Node) notRunning(w *worker) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pods[w.key] == w {
+		delete(n.pods, w.key)
+	}
+}
+
+// remove takes a pod that has ended out of the store.
+func (n *Node) remove(ctx context.Context, pod *corev1.Pod) error {
+	_, err := n.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		err := tx.Remove(pod)
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil // it went, or another pod has its name by now
+		}
+		return err
+	})
+	return err
+}
+
+// find returns the worker of a pod.
+func (n *Node) find(namespace, name string) *worker {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	if w := n.pods[key]; w != nil {
+		return w
+	}
+	for _, w := range n.workers {
+		if w.key == key {
+			return w
+		}
+	}
+	return nil
+}
+
+// container finds a container of a pod; "" is the first.
+func (n *Node) container(namespace, pod, name string) (*container, error) {
+	w := n.find(namespace, pod)
+	if w == nil {
+		return nil, apierrors.NewNotFound(api.Pods.GroupResource(), pod)
+	}
+	for _, c := range w.containers {
+		if name == "" || c.spec.Name == name {
+			return c, nil
+		}
+	}
+	return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod))
+}
+
+// PodNS is the network namespace of a pod that has one here.
+func (n *Node) PodNS(namespace, name string) (*netns.NS, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w := n.pods[types.NamespacedName{Namespace: namespace, Name: name}]; w != nil {
+		if net := w.net.Load(); net != nil {
+			return net.NS, true
+		}
+	}
+	return nil, false
+}
+
+// Requests is the number of requests that the built-in applications of a pod have answered in their current runs.
+func (n *Node) Requests(namespace, name string) (uint64, bool) {
+	w := n.find(namespace, name)
+	if w == nil {
+		return 0, false
+	}
+	total, any := uint64(0), false
+	for _, c := range w.containers {
+		if r := c.current(); r != nil && r.app != nil {
+			total, any = total+r.app.Requests(), true
+		}
+	}
+	return total, any
+}
+
+// FromPod gives fn a way to connect from where a pod of this node would stand: a network that exists for the call alone.
+func (n *Node) FromPod(ctx context.Context, fn func(DialFunc) error) error {
+	net, err := n.newPodNet(ctx, netip.Addr{})
+	if err != nil {
+		return err
+	}
+	err = fn(net.NS.DialContext)
+	if cerr := n.closePodNet(net); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// newPodNet makes the network of a pod, with the address it had before if that is given, in range and free.
+func (n *Node) newPodNet(_ context.Context, want netip.Addr) (*podNet, error) {
+	ip, err := n.machine.takeIP(want)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.machine.addPod(ip)
+	if err != nil {
+		n.machine.freeIP(ip)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (n *Node) closePodNet(p *podNet) error {
+	err := p.close()
+	n.machine.freeIP(p.IP)
+	return err
+}
+
+// hide is what no container may see beside what podinit hides.
+func (n *Node) hide() []string {
+	if n.cfg.StateDir == "" {
+		return nil
+	}
+	return []string{n.cfg.StateDir}
+}
+
+// register writes the Node object, or brings an old one up to date.
+func (n *Node) register(ctx context.Context) error {
+	_, err := n.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		obj, err := tx.Get(api.Nodes, "", n.cfg.Name)
+		if apierrors.IsNotFound(err) {
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name}}
+			n.describe(node)
+			return tx.Create(node)
+		}
+		if err != nil {
+			return err
+		}
+		node := api.Copy(obj.(*corev1.Node))
+		n.describe(node)
+		return tx.Update(node)
+	})
+	return err
+}
+
+// describe fills in what the machine knows of itself; labels, taints and cordons of others stay.
+func (n *Node) describe(node *corev1.Node) {
+	if node.Labels == nil {
+		node.Labels = map[string]string{}
+	}
+	for k, v := range map[string]string{
+		corev1.LabelHostname: n.cfg.Name, corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
+	} {
+		node.Labels[k] = v
+	}
+	for k, v := range n.cfg.Labels {
+		node.Labels[k] = v
+	}
+	node.Spec.PodCIDR, node.Spec.PodCIDRs = n.cfg.PodCIDR.String(), []string{n.cfg.PodCIDR.String()}
+	node.Spec.ProviderID = "kubarium://" + n.cfg.Name
+	s := &node.Status
+	s.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: n.cfg.Address.String()},
+		{Type: corev1.NodeHostName, Address: n.cfg.Name},
+	}
+	s.Capacity = n.capacity()
+	s.Allocatable = s.Capacity.DeepCopy()
+	s.NodeInfo = nodeInfo()
+	for _, c := range []corev1.NodeCondition{
+		{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
+		{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "kubelet has no disk pressure"},
+		{Type: corev1.NodePIDPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
+		{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"},
+	} {
+		setNodeCondition(s, c, metaTime(n.cfg.Now()))
+	}
+}
+
+func setNodeCondition(s *corev1.NodeStatus, c corev1.NodeCondition, now metav1.Time) {
+	c.LastHeartbeatTime, c.LastTransitionTime = now, now
+	i := slices.IndexFunc(s.Conditions, func(old corev1.NodeCondition) bool { return old.Type == c.Type })
+	if i < 0 {
+		s.Conditions = append(s.Conditions, c)
+		return
+	}
+	if s.Conditions[i].Status == c.Status {
+		c.LastTransitionTime = s.Conditions[i].LastTransitionTime
+	}
+	s.Conditions[i] = c
+}
+
+// reservedAddresses are those of a pod range that no pod gets: the network's and the broadcast's.
+const reservedAddresses = 2
+
+func (n *Node) capacity() corev1.ResourceList {
+	pods := int64(1)<<min(n.cfg.PodCIDR.Addr().BitLen()-n.cfg.PodCIDR.Bits(), 20) - reservedAddresses
+	list := corev1.ResourceList{
+		corev1.ResourceCPU:  *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		corev1.ResourcePods: *resource.NewQuantity(max(pods, 1), resource.DecimalSI),
+	}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		list[corev1.ResourceMemory] = *resource.NewQuantity(int64(info.Totalram)*int64(info.Unit), resource.BinarySI)
+	}
+	return list
+}
+
+// kubeletVersion is the Kubernetes whose API this node keeps to.
+const kubeletVersion = "v1.37.0"
+
+func nodeInfo() corev1.NodeSystemInfo {
+	info := corev1.NodeSystemInfo{
+		KubeletVersion: kubeletVersion, ContainerRuntimeVersion: "kubarium://1", OperatingSystem: runtime.GOOS,
+		Architecture: runtime.GOARCH, OSImage: "kubarium",
+	}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		info.KernelVersion = unix.ByteSliceToString(uts.Release[:])
+	}
+	return info
+}

@@ -1,0 +1,250 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"kubarium.dev/node/netns"
+	"kubarium.dev/node/podinit"
+)
+
+// sandbox is a container's first process (podinit), seen from this side: it starts commands inside and tells how they end.
+type sandbox struct {
+	cmd  *exec.Cmd
+	conn *net.UnixConn
+	wg   sync.WaitGroup // the reader
+
+	mu      sync.Mutex // guards all below
+	last    uint32     // id given out last
+	running map[uint32]*command
+	ended   bool
+}
+
+// command is one command in a sandbox. Its channels are buffered: nobody has to listen.
+type command struct {
+	id      uint32
+	started chan *os.File // the terminal, or nil; closed without a value when it could not be started
+	exited  chan exit
+}
+
+// exit is how a command or an application ended.
+type exit struct {
+	code, signal int
+	text         string // why it could not be started; "" if it ran
+}
+
+// errSandboxEnded is what a command gets whose container ended before it could be started.
+var errSandboxEnded = errors.New("the container has ended")
+
+// sandboxConfig says where a container is made and what it looks like.
+type sandboxConfig struct {
+	program string // the program that holds podinit; "" for this one
+	ns      *netns.NS
+	setup   podinit.Setup
+}
+
+// idRange is how many user and group numbers a container knows under root; an ordinary user's has one, himself.
+const idRange = 65536
+
+// startSandbox makes a container and returns when it is built.
+func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "container"), os.NewFile(uintptr(fds[1]), "control")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	s := &sandbox{conn: conn.(*net.UnixConn), last: podinit.MainID, running: map[uint32]*command{}}
+	s.cmd = sandboxCommand(c.program, theirs)
+	if err := c.ns.Start(s.cmd); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start the container's first process: %w", err)
+	}
+	if err := s.build(ctx, c.setup); err != nil {
+		s.close()
+		return nil, err
+	}
+	s.wg.Go(s.read)
+	return s, nil
+}
+
+func sandboxCommand(program string, control *os.File) *exec.Cmd {
+	if program == "" {
+		program = "/proc/self/exe"
+	}
+	ids := []syscall.SysProcIDMap{{Size: 1}}
+	if multiUser() {
+		ids[0].Size = idRange
+	}
+	return &exec.Cmd{
+		Path: program, Args: []string{podinit.Word}, Env: []string{"GOMAXPROCS=1"}, Dir: "/", ExtraFiles: []*os.File{control},
+		SysProcAttr: &syscall.SysProcAttr{
+			Setsid: true,
+			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS |
+				syscall.CLONE_NEWIPC,
+			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: ids[0].Size > 1,
+		},
+	}
+}
+
+// multiUser tells whether this process's user namespace knows more users than its own.
+var multiUser = sync.OnceValue(func() bool {
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	var inside, outside, size uint64
+	_, err = fmt.Sscan(string(raw), &inside, &outside, &size)
+	return err == nil && inside == 0 && size >= idRange
+})
+
+// build hands over the description and waits for the container to be made of it.
+func (s *sandbox) build(ctx context.Context, setup podinit.Setup) error {
+	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
+	if _, err := s.conn.Write(setup.Pack()); err != nil {
+		return fmt.Errorf("build the container: %w", err)
+	}
+	e, _, err := s.receive(make([]byte, podinit.MaxMessage))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("build the container: its first process ended: %w", err)
+	}
+	if e.Kind != podinit.Ready {
+		return fmt.Errorf("build the container: %s", e.Text)
+	}
+	return nil
+}
+
+// receive waits for an event and the descriptor that may come with it.
+func (s *sandbox) receive(buf []byte) (podinit.Event, *os.File, error) {
+	var e podinit.Event
+	oob := make([]byte, syscall.CmsgSpace(4))
+	n, oobn, _, _, err := s.conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return e, nil, err
+	}
+	if n == 0 {
+		return e, nil, errSandboxEnded
+	}
+	var file *os.File
+	if oobn > 0 {
+		if file, err = received(oob[:oobn]); err != nil {
+			return e, nil, err
+		}
+	}
+	return e, file, e.Unpack(buf[:n])
+}
+
+func received(oob []byte) (*os.File, error) {
+	messages, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return nil, err
+	}
+	syscall.CloseOnExec(fds[0])
+	if err := syscall.SetNonblock(fds[0], true); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "terminal"), nil
+}
+
+// read hands out events until the container ends.
+func (s *sandbox) read() {
+	buf := make([]byte, 4096)
+	for {
+		e, file, err := s.receive(buf)
+		if err != nil {
+			s.finish()
+			return
+		}
+		s.mu.Lock()
+		c := s.running[e.ID]
+		if e.Kind == podinit.Exited {
+			delete(s.running, e.ID)
+		}
+		s.mu.Unlock()
+		switch {
+		case c == nil && file != nil:
+			file.Close()
+		case c != nil && e.Kind == podinit.Started:
+			c.started <- file
+		case c != nil && e.Kind == podinit.Exited:
+			close(c.started)
+			c.exited <- exit{code: int(e.Code), signal: int(e.Signal), text: e.Text}
+		}
+	}
+}
+
+// finish ends what was running when the container ended.
+func (s *sandbox) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	for _, c := range s.running {
+		close(c.started)
+		c.exited <- exit{code: 128 + int(syscall.SIGKILL), signal: int(syscall.SIGKILL)}
+	}
+	clear(s.running)
+}
+
+// start starts a command; files are its standard input, output and error, or none for one with a terminal. isMain marks the
+// container's own command.
+func (s *sandbox) start(c podinit.Command, isMain bool, files ...int) (*command, error) {
+	run := &command{started: make(chan *os.File, 1), exited: make(chan exit, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, errSandboxEnded
+	}
+	s.last++
+	run.id = s.last
+	if isMain {
+		run.id = podinit.MainID
+	}
+	c.ID = run.id
+	body := c.Pack()
+	if len(body) > podinit.MaxMessage {
+		return nil, fmt.Errorf("the command and its variables have %d bytes: at most %d fit", len(body), podinit.MaxMessage)
+	}
+	var oob []byte
+	if len(files) > 0 {
+		oob = syscall.UnixRights(files...)
+	}
+	if _, _, err := s.conn.WriteMsgUnix(body, oob, nil); err != nil {
+		return nil, errSandboxEnded
+	}
+	s.running[run.id] = run
+	return run, nil
+}
+
+// signal sends a signal to a command, or to all of its group.
+func (s *sandbox) signal(c *command, sig syscall.Signal, group bool) {
+	s.conn.Write(podinit.Signal{ID: c.id, Signal: uint32(sig), Group: group}.Pack())
+}
+
+// close kills every process of the container and returns when they are gone.
+func (s *sandbox) close() {
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+	s.conn.Close()
+	s.wg.Wait()
+}
+
+// wait returns when the container has ended by itself.
+func (s *sandbox) wait() { s.wg.Wait() }
