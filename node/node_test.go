@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,12 @@ const inside = "NODE_TEST_INSIDE"
 // namespace.
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if left := leftovers(); code == 0 && len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "left behind:", strings.Join(left, "\n"))
+			code = 1
+		}
+		os.Exit(code)
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, append(os.Environ(), inside+"=1")
@@ -48,6 +54,30 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// leftovers is what the tests should have taken with them: processes, namespaces, goroutines.
+func leftovers() (left []string) {
+	children, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, c := range children {
+		if raw, err := os.ReadFile(c); err == nil && len(raw) > 0 {
+			left = append(left, "processes "+string(raw))
+		}
+	}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "net:[") {
+			left = append(left, "namespace "+to)
+		}
+	}
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	for one := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(one, "kubarium.dev/node.(") || strings.Contains(one, "kubarium.dev/node/app.") {
+			left = append(left, one)
+		}
+	}
+	return left
 }
 
 // bench is one node on a wire of its own, with a store of its own.
