@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -373,5 +374,72 @@ func TestAWalkTellsEachQuestionAndWhyItWasAnsweredSo(t *testing.T) {
 		if s.Reason == "" || s.Found() {
 			t.Errorf("got %+v", s)
 		}
+	}
+}
+
+// Bad packets beside good ones.
+func TestMalformedPacketsDoNoHarm(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	l.apply(virtual("dev", "ent", "10.96.0.10"))
+	c, err := net.Dial("udp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	good, err := query("ent.dev.svc.cluster.local", wire.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 3000 {
+		bad := slices.Clone(good[:rnd.IntN(len(good)+1)])
+		for range rnd.IntN(6) {
+			if len(bad) > 0 {
+				bad[rnd.IntN(len(bad))] = byte(rnd.Uint32())
+			}
+		}
+		if _, err := c.Write(bad); err != nil {
+			t.Fatal(err)
+		}
+		if i%100 == 0 {
+			l.want("ent.dev.svc.cluster.local", wire.TypeA, ok, "ent.dev.svc 5 A 10.96.0.10")
+		}
+	}
+}
+
+func TestServeEndsWithItsContextThoughAClientStaysConnected(t *testing.T) {
+	t.Parallel()
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	s := dns.New(dns.Config{Upstream: []string{silent.LocalAddr().String()}})
+	p, ln := sockets(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, p, ln) }()
+	c, err := wire.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.WriteMsg(query("www.example.com", wire.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := silent.ReadFrom(make([]byte, 512)); err != nil { // the question is under way
+		t.Fatal(err)
+	}
+	began := time.Now()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("Serve took %v to end", took)
+	}
+	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		t.Error("the listener is still open")
 	}
 }

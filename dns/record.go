@@ -3,7 +3,6 @@ package dns
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -51,12 +50,6 @@ func (r record) rr(owner string, ttl time.Duration) dns.RR {
 		return &dns.TXT{Hdr: h, Txt: []string{r.text}}
 	}
 	panic(fmt.Sprintf("dns: no records of type %d are made", r.typ))
-}
-
-// String is the record as a zone file has it, without owner and TTL: "SRV 0 100 80 ent.dev.svc.cluster.local.".
-func (r record) String() string {
-	s := r.rr(".", 0).String()
-	return dns.TypeToString[r.typ] + strings.TrimPrefix(s, r.rr(".", 0).Header().String())
 }
 
 // node is what readers find under a name: its records by type. It never changes. Without sets the name is an empty

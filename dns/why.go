@@ -52,7 +52,7 @@ func (s *service) whyMissing(labels []string) string {
 	case s.svc.Spec.Type == corev1.ServiceTypeExternalName && len(labels) > 0:
 		return what + " is an ExternalName: nothing lies below it"
 	case s.svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return fmt.Sprintf("%s leads to %q, which is no name", what, s.svc.Spec.ExternalName)
+		return fmt.Sprintf("%s leads to %q, and there is no such name", what, s.svc.Spec.ExternalName)
 	case headless(s.svc):
 		all, shown := 0, 0
 		for _, slice := range s.slices {
