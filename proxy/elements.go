@@ -1,0 +1,319 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// shared tells the maps in which several Services may claim one element: the first to claim holds it, and when it withdraws
+// the next one does.
+func shared(name string) bool {
+	switch name {
+	case mapServices, mapExternal, mapNodePorts, mapClusterIPs, mapExternalIPs, mapHairpin:
+		return true
+	}
+	return false
+}
+
+// claim is one Service's wish for a shared element.
+type claim struct {
+	owner types.NamespacedName
+	value elemValue
+}
+
+// claims holds the wishes in the order they came.
+type claims map[elemKey][]claim
+
+// holder is the value that counts, nil for none.
+func (c claims) holder(k elemKey) *elemValue {
+	if held := c[k]; len(held) > 0 {
+		return &held[0].value
+	}
+	return nil
+}
+
+// set enters a wish, or withdraws it when v is nil.
+func (c claims) set(owner types.NamespacedName, k elemKey, v *elemValue) {
+	held := slices.Clone(c[k]) // holder's result stays as it was
+	i := slices.IndexFunc(held, func(x claim) bool { return x.owner == owner })
+	switch {
+	case v == nil && i >= 0:
+		held = slices.Delete(held, i, i+1)
+	case v != nil && i >= 0:
+		held[i].value = *v
+	case v != nil:
+		held = append(held, claim{owner, *v})
+	}
+	if len(held) == 0 {
+		delete(c, k)
+		return
+	}
+	c[k] = held
+}
+
+// mark is what the address of a port is mapped to: its id, or the Local variant. With no endpoint anywhere Local makes no
+// difference, and callers are refused, not left waiting.
+func (p *plannedPort) mark(local bool) uint32 {
+	if local && len(p.cluster) > 0 {
+		return p.id | localBit
+	}
+	return p.id
+}
+
+// elementsOf lists what one Service holds in the table.
+func elementsOf(s *plannedService) []element {
+	if s == nil {
+		return nil
+	}
+	var out []element
+	add := func(name, key, value, note string) {
+		out = append(out, element{elemKey{name, key}, elemValue{value, comment(note)}})
+	}
+	d, name := s.desired, s.desired.Name.String()
+	add(mapClusterIPs, packAddr(d.ClusterIP), "", name)
+	for _, a := range d.External {
+		add(mapExternalIPs, packAddr(a), "", name)
+	}
+	for _, p := range s.ports {
+		label := name + portSuffix(p.Name)
+		internal, external := packMark(p.mark(p.InternalLocal)), packMark(p.mark(p.ExternalLocal))
+		add(mapServices, packService(d.ClusterIP, p.Protocol, p.Port), internal, label)
+		for _, a := range d.External {
+			add(mapExternal, packService(a, p.Protocol, p.Port), external, label)
+		}
+		if p.NodePort != 0 {
+			add(mapNodePorts, packNodePort(p.Protocol, p.NodePort), external, label)
+		}
+		addVariant(add, p.id, p.cluster, label)
+		addVariant(add, p.id|localBit, p.local, label+" local")
+		for _, s := range p.all() {
+			add(mapEndpoints, packMark(s.handle), packEndpoint(s.Address), endpointComment(s.endpoint, label))
+		}
+		for _, e := range p.Here {
+			add(mapHairpin, packAddr(e.Address.Addr(), e.Address.Addr()), "", hairpinComment(e))
+		}
+	}
+	return out
+}
+
+func addVariant(add func(name, key, value, note string), id uint32, slots []slot, label string) {
+	if len(slots) == 0 {
+		return
+	}
+	add(mapSizes, packMark(id), packMark(uint32(len(slots))), label)
+	for i, s := range slots {
+		add(mapSlots, packMark(id, uint32(i)), packMark(s.handle), label)
+	}
+}
+
+// all lists the slots of both variants, each handle once.
+func (p *plannedPort) all() []slot {
+	out := p.cluster
+	for _, s := range p.local {
+		if !slices.Contains(p.cluster, s) {
+			out = append(slices.Clip(out), s)
+		}
+	}
+	return out
+}
+
+func portSuffix(name string) string {
+	if name == "" {
+		return ""
+	}
+	return ":" + name
+}
+
+// endpointComment names the pod, or, when the slice names none, the service-port.
+func endpointComment(e endpoint, label string) string {
+	if e.Pod == "" {
+		return "endpoint of " + label
+	}
+	return e.Pod + " pod"
+}
+
+func hairpinComment(e endpoint) string {
+	if e.Pod == "" {
+		return "endpoint of this node"
+	}
+	return e.Pod + " pod"
+}
+
+func indexChain(n int) string { return "index-" + strconv.Itoa(n) }
+
+const rememberPrefix = "remember-"
+
+func rememberChain(seconds uint32) string { return rememberPrefix + strconv.Itoa(int(seconds)) }
+
+func timeoutKey(class int) elemKey {
+	return elemKey{mapTimeouts, packMark(uint32(class) << classShift)}
+}
+
+// timeoutValue is the jump of a class to the chain that remembers for so long; nil for 0 seconds.
+func timeoutValue(seconds uint32) *elemValue {
+	if seconds == 0 {
+		return nil
+	}
+	return &elemValue{Value: rememberChain(seconds)}
+}
+
+// addresses are all the addresses and ports that lead to a service-port.
+func (p *planner) addresses(d *desired, port *plannedPort) []netip.AddrPort {
+	out := []netip.AddrPort{netip.AddrPortFrom(d.ClusterIP, port.Port)}
+	for _, a := range d.External {
+		out = append(out, netip.AddrPortFrom(a, port.Port))
+	}
+	if port.NodePort == 0 {
+		return out
+	}
+	for _, e := range p.constant {
+		if e.Map == mapNodeAddrs {
+			out = append(out, netip.AddrPortFrom(unpackAddr(e.Key, 0), port.NodePort))
+		}
+	}
+	return out
+}
+
+// noteUDP notes what a change of a UDP service-port means for conntrack: entries of endpoints that left it, and entries that
+// were made while its addresses led nowhere.
+func (p *planner) noteUDP(was, now *plannedPort, addresses []netip.AddrPort) {
+	if now.Protocol != protoUDP {
+		return
+	}
+	before, after := was.all(), now.all()
+	serving := make(map[netip.AddrPort]struct{}, len(after))
+	for _, s := range after {
+		serving[s.Address] = struct{}{}
+	}
+	for _, s := range before {
+		if _, ok := serving[s.Address]; !ok {
+			p.left = append(p.left, leftEndpoint{now.id, s.Address})
+		}
+	}
+	moved := was.Port != now.Port || was.NodePort != now.NodePort
+	if len(after) > 0 && (len(before) == 0 || moved) {
+		p.joined = append(p.joined, addresses...)
+	}
+}
+
+// noteGone notes the UDP endpoints of service-ports that are no more.
+func (p *planner) noteGone(old, now *plannedService) {
+	if old == nil {
+		return
+	}
+	for _, port := range old.ports {
+		if port.Protocol != protoUDP || now.port(portKey{port.Name, port.Protocol}) != nil {
+			continue
+		}
+		for _, s := range port.all() {
+			p.left = append(p.left, leftEndpoint{port.id, s.Address})
+		}
+	}
+}
+
+// adoption finds the numbers that a table read back from the kernel already gives to service-ports and endpoints.
+type adoption struct {
+	held  elements
+	taken map[uint32]struct{}
+}
+
+// adopt makes the planner go on counting where the table stopped.
+func adopt(held elements, p *planner) *adoption {
+	for k, v := range held {
+		switch k.Map {
+		case mapServices, mapExternal, mapNodePorts:
+			p.nextID = max(p.nextID, unpackMark(v.Value, 0)&^localBit+1)
+		case mapSizes, mapSlots:
+			p.nextID = max(p.nextID, unpackMark(k.Key, 0)&^localBit+1)
+		case mapEndpoints:
+			p.nextHandle = max(p.nextHandle, unpackMark(k.Key, 0)&^classMask+1)
+		case mapTimeouts:
+			seconds, err := strconv.ParseUint(strings.TrimPrefix(v.Value, rememberPrefix), 10, 32)
+			if class := unpackMark(k.Key, 0) >> classShift; err == nil && class > 0 {
+				p.shapes.Timeouts[class] = uint32(seconds)
+			}
+		}
+	}
+	for indexes := p.shapes.Indexes; ; indexes *= 2 {
+		if _, ok := held[elemKey{mapDraws, packMark(uint32(indexes))}]; !ok {
+			break
+		}
+		p.shapes.Indexes = indexes
+	}
+	return &adoption{held: held, taken: map[uint32]struct{}{}}
+}
+
+// port returns what the table knows of a service-port, by the address that leads to it; nil for nothing.
+func (a *adoption) port(d *desired, want desiredPort) *plannedPort {
+	v, ok := a.held[elemKey{mapServices, packService(d.ClusterIP, want.Protocol, want.Port)}]
+	if !ok {
+		return nil
+	}
+	id := unpackMark(v.Value, 0) &^ localBit
+	if _, taken := a.taken[id]; taken || id == 0 {
+		return nil
+	}
+	a.taken[id] = struct{}{}
+	label := d.Name.String() + portSuffix(want.Name)
+	known := map[elemValue]endpoint{}
+	for _, e := range slices.Concat(want.Cluster, want.Local) {
+		known[elemValue{packEndpoint(e.Address), comment(endpointComment(e, label))}] = e
+	}
+	p := &plannedPort{desiredPort: desiredPort{Port: want.Port, Protocol: want.Protocol, NodePort: want.NodePort}, id: id}
+	p.cluster = a.slots(id, known)
+	p.local = a.slots(id|localBit, known)
+	if all := p.all(); len(all) > 0 {
+		p.class = int(all[0].handle >> classShift)
+	}
+	return p
+}
+
+// slots reads one variant's slots. An endpoint that is not known any more keeps its place, with an identity no slice can name.
+func (a *adoption) slots(id uint32, known map[elemValue]endpoint) []slot {
+	var out []slot
+	seen := map[uint32]struct{}{}
+	for i := uint32(0); ; i++ {
+		v, ok := a.held[elemKey{mapSlots, packMark(id, i)}]
+		if !ok {
+			return out
+		}
+		h := unpackMark(v.Value, 0)
+		e, ok := a.held[elemKey{mapEndpoints, packMark(h)}]
+		if _, twice := seen[h]; !ok || twice {
+			return out
+		}
+		seen[h] = struct{}{}
+		ep, ok := known[e]
+		if !ok {
+			ep = endpoint{Address: unpackEndpoint(e.Value), Pod: "\x00" + e.Comment}
+		}
+		out = append(out, slot{ep, h})
+	}
+}
+
+// rest lists the endpoints of ids that nobody took over.
+func (a *adoption) rest() []leftEndpoint {
+	var out []leftEndpoint
+	for k, v := range a.held {
+		if k.Map != mapSlots {
+			continue
+		}
+		id := unpackMark(k.Key, 0) &^ localBit
+		if _, taken := a.taken[id]; taken {
+			continue
+		}
+		if e, ok := a.held[elemKey{mapEndpoints, v.Value}]; ok {
+			out = append(out, leftEndpoint{id, unpackEndpoint(e.Value)})
+		}
+	}
+	return out
+}
+
+// nodeAddress is the element that makes an address of the node answer on NodePorts.
+func nodeAddress(a netip.Addr) element {
+	return element{elemKey{mapNodeAddrs, packAddr(a)}, elemValue{Comment: "this node"}}
+}
