@@ -44,7 +44,7 @@ func (s *Setup) build() error {
 		return fault("mount a tmpfs on "+base, err)
 	}
 	for _, d := range []string{root, upper, work} {
-		if err := os.Mkdir(d, 0o755); err != nil {
+		if err := syscall.Mkdir(d, 0o755); err != nil {
 			return err
 		}
 	}
@@ -67,10 +67,41 @@ func (s *Setup) build() error {
 
 func writeFile(path, content string) error {
 	dir := path[:lastByte(path, '/')]
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := mkdirAll(dir); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(content), 0o644)
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return fault("make "+path, err)
+	}
+	defer syscall.Close(fd)
+	for len(content) > 0 {
+		n, err := syscall.Write(fd, []byte(content))
+		if err != nil {
+			return fault("write "+path, err)
+		}
+		content = content[n:]
+	}
+	return nil
+}
+
+// touch makes an empty file for something to be mounted on.
+func touch(path string) error {
+	return fault("make "+path, syscall.Mknod(path, syscall.S_IFREG|0o644, 0))
+}
+
+// mkdirAll is os.MkdirAll in fewer system calls: nearly always the folder above is there.
+func mkdirAll(path string) error {
+	err := syscall.Mkdir(path, 0o755)
+	if err == syscall.ENOENT {
+		if err = mkdirAll(path[:lastByte(path, '/')]); err == nil {
+			err = syscall.Mkdir(path, 0o755)
+		}
+	}
+	if err == syscall.EEXIST {
+		return nil
+	}
+	return fault("make "+path, err)
 }
 
 // mount is one line of /proc/self/mountinfo.
@@ -120,14 +151,9 @@ type view struct {
 
 // mirror fills the container's folder dir ("" for the root), which exists, with the host's entries.
 func (v *view) mirror(dir string) error {
-	f, err := os.Open(dir + "/")
+	names, err := entries(dir + "/")
 	if err != nil {
 		return nil // a folder that may not be read is empty
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return nil
 	}
 	for _, name := range names {
 		if err := v.entry(dir + "/" + name); err != nil {
@@ -137,6 +163,23 @@ func (v *view) mirror(dir string) error {
 	return nil
 }
 
+func entries(dir string) ([]string, error) {
+	fd, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Close(fd)
+	var names []string
+	buf := make([]byte, 8192)
+	for {
+		n, err := syscall.ReadDirent(fd, buf)
+		if err != nil || n <= 0 {
+			return names, err
+		}
+		_, _, names = syscall.ParseDirent(buf[:n], -1, names)
+	}
+}
+
 func (v *view) entry(path string) error {
 	var st syscall.Stat_t
 	if syscall.Lstat(path, &st) != nil {
@@ -144,11 +187,12 @@ func (v *view) entry(path string) error {
 	}
 	switch st.Mode & syscall.S_IFMT {
 	case syscall.S_IFLNK:
-		to, err := os.Readlink(path)
+		to := make([]byte, syscall.PathMax)
+		n, err := syscall.Readlink(path, to)
 		if err != nil {
 			return nil
 		}
-		return os.Symlink(to, root+path)
+		return fault("link "+path, syscall.Symlink(string(to[:n]), root+path))
 	case syscall.S_IFREG:
 		return bindFile(path)
 	case syscall.S_IFDIR:
@@ -158,7 +202,7 @@ func (v *view) entry(path string) error {
 }
 
 func (v *view) folder(path string) error {
-	if err := os.MkdirAll(root+path, 0o755); err != nil {
+	if err := mkdirAll(root + path); err != nil {
 		return err
 	}
 	kind, below := v.mountsAt(path)
@@ -207,10 +251,10 @@ func onDisk(kind string) bool {
 // folder is read-only.
 func overlay(path string) error {
 	up, wk := upper+path, work+path
-	if err := os.MkdirAll(up, 0o755); err != nil {
+	if err := mkdirAll(up); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(wk, 0o755); err != nil {
+	if err := mkdirAll(wk); err != nil {
 		return err
 	}
 	var st syscall.Stat_t
@@ -241,11 +285,11 @@ func escape(path string) string {
 
 // bindFile shows one file of the host, read-only.
 func bindFile(path string) error {
-	if err := os.WriteFile(root+path, nil, 0o644); err != nil {
+	if err := touch(root + path); err != nil {
 		return err
 	}
 	if err := syscall.Mount(path, root+path, "", syscall.MS_BIND, ""); err != nil {
-		return os.Remove(root + path)
+		return syscall.Unlink(root + path)
 	}
 	return fault("make "+path+" read-only", protect(root+path))
 }
@@ -264,7 +308,7 @@ func (v *view) cover() error {
 		path string
 		mode uint32
 	}{{"/tmp", 0o1777}, {"/var/tmp", 0o1777}, {"/root", 0o700}, {"/run", 0o755}} {
-		os.MkdirAll(root+d.path, 0o755)
+		mkdirAll(root + d.path)
 		if err := syscall.Chmod(root+d.path, d.mode); err != nil && err != syscall.ENOENT {
 			return fault("open "+d.path, err)
 		}

@@ -85,7 +85,7 @@ func makeDev() error {
 		return fault("mount /dev", err)
 	}
 	for _, name := range []string{"/null", "/zero", "/full", "/random", "/urandom", "/tty"} {
-		if err := os.WriteFile(dev+name, nil, 0o644); err != nil {
+		if err := touch(dev + name); err != nil {
 			return err
 		}
 		if err := syscall.Mount("/dev"+name, dev+name, "", syscall.MS_BIND, ""); err != nil {
@@ -98,7 +98,7 @@ func makeDev() error {
 	for _, d := range []struct{ name, kind, options string }{
 		{"/pts", "devpts", "newinstance,ptmxmode=0666,mode=620"}, {"/shm", "tmpfs", "mode=1777,size=64m"},
 	} {
-		if err := os.Mkdir(dev+d.name, 0o755); err != nil {
+		if err := syscall.Mkdir(dev+d.name, 0o755); err != nil {
 			return err
 		}
 		if err := syscall.Mount(d.kind, dev+d.name, d.kind, syscall.MS_NOSUID|syscall.MS_NOEXEC, d.options); err != nil {
@@ -108,7 +108,7 @@ func makeDev() error {
 	for name, to := range map[string]string{
 		"/ptmx": "pts/ptmx", "/fd": "/proc/self/fd", "/stdin": "/proc/self/fd/0", "/stdout": "/proc/self/fd/1", "/stderr": "/proc/self/fd/2",
 	} {
-		if err := os.Symlink(to, dev+name); err != nil {
+		if err := syscall.Symlink(to, dev+name); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,11 @@ func giveUp() error {
 		if kept&(1<<c) != 0 {
 			continue
 		}
-		if err := prctl(prCapBSetDrop, c); err != nil && err != syscall.EINVAL {
+		err := prctl(prCapBSetDrop, c)
+		if err == syscall.EINVAL {
+			break // this kernel knows no more
+		}
+		if err != nil {
 			return fault("drop a capability", err)
 		}
 	}

@@ -62,7 +62,7 @@ func run() int {
 		return 1
 	}
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	k := &keeper{byPID: map[int]child{}, byID: map[uint32]child{}}
 	inbox := make(chan message)
 	go func() {

@@ -1,7 +1,6 @@
 package podinit
 
 import (
-	"encoding/binary"
 	"errors"
 	"syscall"
 )
@@ -151,8 +150,11 @@ func (e *Event) Unpack(b []byte) error {
 // packer writes numbers in four bytes and texts after their length.
 type packer []byte
 
-func (p *packer) number(n uint32) { *p = binary.LittleEndian.AppendUint32(*p, n) }
-func (p *packer) text(s string)   { p.number(uint32(len(s))); *p = append(*p, s...) }
+// number is not encoding/binary's: that package needs reflect, and whatever of the program needs reflect would be initialised
+// before this package.
+func (p *packer) number(n uint32) { *p = append(*p, byte(n), byte(n>>8), byte(n>>16), byte(n>>24)) }
+
+func (p *packer) text(s string) { p.number(uint32(len(s))); *p = append(*p, s...) }
 
 func (p *packer) texts(all []string) {
 	p.number(uint32(len(all)))
@@ -192,7 +194,7 @@ func (u *unpacker) number() uint32 {
 	if b == nil {
 		return 0
 	}
-	return binary.LittleEndian.Uint32(b)
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
 }
 
 // count is the length of a list, whose items take four bytes at least.
