@@ -1,0 +1,122 @@
+// Package controller decides what should exist: the ReplicaSets of a Deployment, the pods of a ReplicaSet, the node of a pod, the
+// EndpointSlices and Endpoints of a Service, the end of a namespace's contents and of objects whose owner is gone.
+//
+//	m := controller.New(controller.Config{Store: s, Log: log})
+//	go m.Run(ctx)                            // or errgroup.Group.Go
+//	reached, err := m.Settle(ctx, revision)  // all that follows from revision is written, up to reached
+//
+// All controllers work in one loop over the store's events. A batch of events is answered in one store.Update: a controller's
+// write is handed to the others at once, inside the same transaction, until nothing is left to do. So one write of a
+// Deployment brings its ReplicaSet, its pods, their nodes and the slices to the disk together, and a consumer never sees the
+// half of it. Work that grows beyond a bound (turnWrites) is cut into several transactions, so that other writers get in.
+//
+// Each controller is change-driven: an event names the few objects it touches, through the store's indexes. The deciding
+// halves are pure functions (planScale, place, planSlices, subsets) and have the table tests.
+//
+// It will not run pods (package node does), allocate Service addresses (package apiserver does, with the write), or preempt.
+package controller
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"kubarium.dev/store"
+)
+
+// Config is what a Manager works with.
+type Config struct {
+	Store *store.Store
+	Log   *slog.Logger     // nil: silent
+	Now   func() time.Time // nil for time.Now
+	// ClusterDomain is the DNS domain of the cluster; no controller of today needs it.
+	ClusterDomain string
+}
+
+// Manager runs every controller.
+type Manager struct {
+	o        Config
+	progress store.Progress // everything up to here is handled, its consequences included
+	written  atomic.Uint64  // revision of the controllers' own last write
+}
+
+// retryAfter is how long the manager waits after the store failed (a full disk) before it begins anew.
+const retryAfter = 500 * time.Millisecond
+
+// New makes a Manager that does nothing until Run.
+func New(o Config) *Manager {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Manager{o: o}
+}
+
+// Run is every controller's work; it blocks until ctx ends or the store closes, and then returns nil. When the store fails,
+// or events were lost because the manager fell too far behind, it starts over from what the store holds.
+func (m *Manager) Run(ctx context.Context) error {
+	for {
+		err := m.follow(ctx)
+		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
+			return nil
+		}
+		m.o.Log.Warn("controllers start over", "cause", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryAfter):
+		}
+	}
+}
+
+// Settle returns once every controller has handled revision and all writes that the controllers themselves made in
+// consequence; it returns the revision of the last of them (or revision, if they had nothing to write). Writes of others, such
+// as a node's word on a pod, do not prolong it. It fails with ctx's error alone.
+func (m *Manager) Settle(ctx context.Context, revision uint64) (uint64, error) {
+	if err := m.progress.Wait(ctx, revision); err != nil {
+		return 0, err
+	}
+	// A batch's consequences are written before progress reaches it, and they answer each other within the transaction: there
+	// is nothing left to loop over.
+	return max(revision, m.written.Load()), nil
+}
+
+// follow answers the store's events until something fails.
+func (m *Manager) follow(ctx context.Context) error {
+	e := newEngine(m.o)
+	seen := m.o.Store.Revision()
+	w, err := m.o.Store.Watch(ctx, seen)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	events, err := e.everything(ctx)
+	if err != nil {
+		return err
+	}
+	polling, cancel := context.WithCancel(ctx)
+	cancel() // a Next under it returns what there is and does not wait
+	for {
+		last, err := e.turn(ctx, events)
+		if err != nil {
+			return err
+		}
+		if last != 0 {
+			m.written.Store(last)
+		}
+		wait := polling
+		if e.idle() {
+			m.progress.Reach(seen)
+			wait = ctx
+		}
+		batch, err := e.next(wait, w)
+		if err != nil {
+			return err
+		}
+		events, seen = batch.Events, max(seen, batch.Revision)
+	}
+}

@@ -1,0 +1,100 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+// eventTTL is how long an event is kept after it was last seen; Kubernetes' default.
+const eventTTL = time.Hour
+
+// happening is what a controller tells the users about an object.
+type happening struct {
+	component string // "deployment-controller"
+	warning   bool
+	reason    string // "ScalingReplicaSet"
+	message   string
+}
+
+// record writes an event about obj, or counts one up that says the same.
+func (t *turn) record(obj api.Object, h happening) error {
+	namespace := obj.GetNamespace()
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
+	now := metav1.NewTime(t.now.Truncate(time.Second))
+	name := eventName(obj, h)
+	if old, ok := find[*corev1.Event](t, api.Events, namespace, name); ok {
+		again := api.Copy(old)
+		again.Count++
+		again.LastTimestamp = now
+		return t.update(again)
+	}
+	k := api.KindOf(obj)
+	kind := corev1.EventTypeNormal
+	if h.warning {
+		kind = corev1.EventTypeWarning
+	}
+	err := t.create(&corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: k.GroupVersion().String(), Kind: k.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName(),
+			UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
+		},
+		Reason: h.reason, Message: h.message, Type: kind, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: h.component}, ReportingController: h.component,
+	})
+	if errors.Is(err, errTerminating) {
+		return nil
+	}
+	return err
+}
+
+// eventName is one for each thing that is said of an object, so that saying it again finds the first.
+func eventName(obj api.Object, h happening) string {
+	sum := fnv.New64a()
+	fmt.Fprintf(sum, "%s\x00%s\x00%s\x00%s", obj.GetUID(), h.component, h.reason, h.message)
+	return fmt.Sprintf("%s.%016x", obj.GetName(), sum.Sum64())
+}
+
+// eventExpiry removes events that nobody has repeated for an hour.
+type eventExpiry struct{}
+
+func (c *eventExpiry) touched(t *turn, ev store.Event) {
+	if ev.Kind == api.Events && ev.Type == store.Added {
+		t.later(c, api.Name(ev.Object), expiry(ev.Object.(*corev1.Event)))
+	}
+}
+
+func (c *eventExpiry) reconcile(t *turn, name string) error {
+	namespace, plain := split(name)
+	ev, ok := find[*corev1.Event](t, api.Events, namespace, plain)
+	if !ok {
+		return nil
+	}
+	if at := expiry(ev); at.After(t.now) {
+		t.later(c, name, at)
+		return nil
+	}
+	return t.delete(ev, store.DeleteOptions{})
+}
+
+// expiry is eventTTL after the event was last seen.
+func expiry(ev *corev1.Event) time.Time {
+	last := ev.CreationTimestamp.Time
+	if ev.LastTimestamp.After(last) {
+		last = ev.LastTimestamp.Time
+	}
+	if ev.Series != nil && ev.Series.LastObservedTime.After(last) {
+		last = ev.Series.LastObservedTime.Time
+	}
+	return last.Add(eventTTL)
+}

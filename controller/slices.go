@@ -1,0 +1,281 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"kubarium.dev/api"
+)
+
+// maxEndpoints is how many endpoints one slice holds at most, Kubernetes' default (E-10).
+const maxEndpoints = 100
+
+// group is the endpoints of a Service that share their port numbers: one slice can hold them.
+type group struct {
+	ports     []discoveryv1.EndpointPort
+	endpoints []discoveryv1.Endpoint
+}
+
+// families is the address families a Service has slices for.
+func families(svc *corev1.Service) []discoveryv1.AddressType {
+	var types []discoveryv1.AddressType
+	for _, f := range svc.Spec.IPFamilies {
+		types = append(types, discoveryv1.AddressType(f))
+	}
+	if len(types) == 0 {
+		types = append(types, discoveryv1.AddressTypeIPv4)
+	}
+	return types
+}
+
+// groupEndpoints turns the pods of a Service into endpoints, grouped by the port numbers that its target ports have in them (E-6).
+// Groups come in the order of their ports, endpoints in the order of the pods.
+func groupEndpoints(svc *corev1.Service, cands []candidate, family discoveryv1.AddressType) []group {
+	byPorts := map[string]*group{}
+	for _, cand := range cands {
+		ip := podAddress(cand.pod, family)
+		if ip == "" || podEnded(cand.pod) { // E-1
+			continue
+		}
+		ports := resolvePorts(svc, cand.pod)
+		key := portsKey(ports)
+		if byPorts[key] == nil {
+			byPorts[key] = &group{ports: ports}
+		}
+		byPorts[key].endpoints = append(byPorts[key].endpoints, endpointOf(svc, cand, ip))
+	}
+	groups := make([]group, 0, len(byPorts))
+	for _, key := range slices.Sorted(maps.Keys(byPorts)) {
+		groups = append(groups, *byPorts[key])
+	}
+	return groups
+}
+
+// podAddress is a pod's address of a family; "" when it has none.
+func podAddress(pod *corev1.Pod, family discoveryv1.AddressType) string {
+	ips := pod.Status.PodIPs
+	if len(ips) == 0 && pod.Status.PodIP != "" {
+		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	}
+	for _, ip := range ips {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil && addr.Is4() == (family == discoveryv1.AddressTypeIPv4) {
+			return ip.IP
+		}
+	}
+	return ""
+}
+
+// endpointOf describes one pod (E-2, E-3).
+func endpointOf(svc *corev1.Service, cand candidate, ip string) discoveryv1.Endpoint {
+	pod := cand.pod
+	serving, terminating := podReady(pod), pod.DeletionTimestamp != nil
+	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
+	e := discoveryv1.Endpoint{
+		Addresses:  []string{ip},
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		TargetRef:  &corev1.ObjectReference{Kind: api.Pods.Kind, Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+	}
+	if pod.Spec.NodeName != "" {
+		node := pod.Spec.NodeName
+		e.NodeName = &node
+	}
+	if cand.zone != "" {
+		zone := cand.zone
+		e.Zone = &zone
+	}
+	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == svc.Name {
+		hostname := pod.Spec.Hostname
+		e.Hostname = &hostname
+	}
+	e.Hints = hintsFor(svc, e)
+	return e
+}
+
+// hintsFor says who had best use an endpoint (E-11): those of its zone or its node, if the Service asks for it.
+func hintsFor(svc *corev1.Service, e discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	if svc.Spec.TrafficDistribution == nil || !*e.Conditions.Ready {
+		return nil
+	}
+	hints := &discoveryv1.EndpointHints{}
+	switch *svc.Spec.TrafficDistribution {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		if e.NodeName != nil {
+			hints.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+		}
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return nil
+	}
+	if e.Zone != nil {
+		hints.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	}
+	if hints.ForNodes == nil && hints.ForZones == nil {
+		return nil
+	}
+	return hints
+}
+
+// resolvePorts finds the number of each of a Service's ports in one pod; a named port that the pod does not have is left out.
+func resolvePorts(svc *corev1.Service, pod *corev1.Pod) []discoveryv1.EndpointPort {
+	ports := []discoveryv1.EndpointPort{}
+	for _, p := range svc.Spec.Ports {
+		number := targetNumber(p, pod)
+		if number == 0 {
+			continue
+		}
+		name, protocol := p.Name, cmp.Or(p.Protocol, corev1.ProtocolTCP)
+		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Protocol: &protocol, Port: &number, AppProtocol: p.AppProtocol})
+	}
+	return ports
+}
+
+// targetNumber is where a Service port leads in a pod; 0 for a name that the pod does not know.
+func targetNumber(p corev1.ServicePort, pod *corev1.Pod) int32 {
+	if p.TargetPort.Type == intstr.Int {
+		return cmp.Or(p.TargetPort.IntVal, p.Port)
+	}
+	containers := slices.Clone(pod.Spec.Containers)
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // E-12
+			containers = append(containers, c)
+		}
+	}
+	for _, c := range containers {
+		for _, cp := range c.Ports {
+			if cp.Name == p.TargetPort.StrVal && cmp.Or(cp.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
+				return cp.ContainerPort
+			}
+		}
+	}
+	return 0
+}
+
+// portsKey is equal for equal sets of ports.
+func portsKey(ports []discoveryv1.EndpointPort) string {
+	lines := make([]string, 0, len(ports))
+	for _, p := range ports {
+		app := ""
+		if p.AppProtocol != nil {
+			app = *p.AppProtocol
+		}
+		lines = append(lines, fmt.Sprintf("%s/%s/%d/%s", *cmp.Or(p.Name, new(string)), *cmp.Or(p.Protocol, new(corev1.Protocol)), *cmp.Or(p.Port, new(int32)), app))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, " ")
+}
+
+// planSlices is the slices that hold groups: those that exist keep their names and, as far as it goes, their endpoints; new ones have
+// no name. There is always one, if only an empty one (E-5). existing is not changed.
+func planSlices(family discoveryv1.AddressType, existing []*discoveryv1.EndpointSlice, groups []group) []*discoveryv1.EndpointSlice {
+	spare := map[string][]*discoveryv1.EndpointSlice{} // by ports
+	for _, s := range existing {
+		spare[portsKey(s.Ports)] = append(spare[portsKey(s.Ports)], api.Copy(s))
+	}
+	var plan []*discoveryv1.EndpointSlice
+	rest := make([][]discoveryv1.Endpoint, len(groups)) // what did not go into slices of the same ports
+	for i, g := range groups {
+		key := portsKey(g.ports)
+		var used []*discoveryv1.EndpointSlice
+		used, rest[i] = refill(spare[key], g.endpoints)
+		for _, s := range used {
+			if len(s.Endpoints) > 0 {
+				plan = append(plan, s)
+				spare[key] = slices.DeleteFunc(spare[key], func(o *discoveryv1.EndpointSlice) bool { return o == s })
+			}
+		}
+	}
+	var free []*discoveryv1.EndpointSlice
+	for _, key := range slices.Sorted(maps.Keys(spare)) {
+		free = append(free, spare[key]...)
+	}
+	take := func() *discoveryv1.EndpointSlice {
+		if len(free) == 0 {
+			return &discoveryv1.EndpointSlice{AddressType: family}
+		}
+		s := free[0]
+		free = free[1:]
+		return s
+	}
+	for i, g := range groups {
+		for chunk := range slices.Chunk(rest[i], maxEndpoints) {
+			s := take()
+			s.Ports, s.Endpoints = g.ports, slices.Clone(chunk)
+			plan = append(plan, s)
+		}
+	}
+	if len(plan) == 0 {
+		s := take()
+		s.Ports, s.Endpoints = nil, nil
+		plan = append(plan, s)
+	}
+	return plan
+}
+
+// refill puts endpoints into slices of their ports: each stays where it is, new ones go where there is room. It returns the slices,
+// some perhaps empty now, and the endpoints that found no room.
+func refill(into []*discoveryv1.EndpointSlice, want []discoveryv1.Endpoint) (filled []*discoveryv1.EndpointSlice, rest []discoveryv1.Endpoint) {
+	byKey := make(map[string]discoveryv1.Endpoint, len(want))
+	for _, e := range want {
+		byKey[endpointKey(e)] = e
+	}
+	for _, s := range into {
+		kept := make([]discoveryv1.Endpoint, 0, len(s.Endpoints))
+		for _, e := range s.Endpoints {
+			if now, ok := byKey[endpointKey(e)]; ok {
+				kept = append(kept, now)
+				delete(byKey, endpointKey(e))
+			}
+		}
+		s.Endpoints = kept
+	}
+	for _, e := range want {
+		if _, missing := byKey[endpointKey(e)]; !missing {
+			continue
+		}
+		i := slices.IndexFunc(into, func(s *discoveryv1.EndpointSlice) bool {
+			return len(s.Endpoints) > 0 && len(s.Endpoints) < maxEndpoints
+		})
+		if i < 0 {
+			i = slices.IndexFunc(into, func(s *discoveryv1.EndpointSlice) bool { return len(s.Endpoints) < maxEndpoints })
+		}
+		if i < 0 {
+			rest = append(rest, e)
+			continue
+		}
+		into[i].Endpoints = append(into[i].Endpoints, e)
+	}
+	return slices.Clone(into), rest
+}
+
+// endpointKey tells which endpoint is the same one as before: the same pod at the same address.
+func endpointKey(e discoveryv1.Endpoint) string {
+	uid := ""
+	if e.TargetRef != nil {
+		uid = string(e.TargetRef.UID)
+	}
+	return uid + "/" + strings.Join(e.Addresses, ",")
+}
+
+// dressSlice gives a slice of svc its labels and its owner (E-4).
+func dressSlice(s *discoveryv1.EndpointSlice, svc *corev1.Service) {
+	s.Namespace = svc.Namespace
+	if s.Name == "" {
+		s.GenerateName = svc.Name + "-"
+	}
+	s.Labels = with(svc.Labels, discoveryv1.LabelServiceName, svc.Name)
+	s.Labels[discoveryv1.LabelManagedBy] = sliceManager
+	delete(s.Labels, corev1.IsHeadlessService)
+	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		s.Labels[corev1.IsHeadlessService] = ""
+	}
+	s.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(svc, api.Services.GroupVersionKind())}
+}
