@@ -107,15 +107,31 @@ func (r ExecRequest) complain(text string) {
 
 // ExecHere runs a command of the host on the node: in its network namespace, with this process's privileges over it.
 func (n *Node) ExecHere(ctx context.Context, r ExecRequest) error {
-	return execHere(ctx, n.NS(), n.cfg.Name, r)
+	resolv := resolvConf{
+		nameservers: []string{n.cfg.ClusterDNS.String()}, searches: []string{"svc." + n.cfg.ClusterDomain, n.cfg.ClusterDomain},
+		options: []string{"ndots:5"},
+	}
+	p := place{name: n.cfg.Name, ns: n.NS(), program: n.cfg.Executable}
+	if n.cfg.ClusterDNS.IsValid() {
+		p.resolv = resolv.String()
+	}
+	return p.exec(ctx, r)
 }
 
 // Exec runs a command of the host in the namespace of the client outside the cluster.
 func (f *Fabric) Exec(ctx context.Context, r ExecRequest) error {
-	return execHere(ctx, f.Outside(), "outside", r)
+	return place{name: "outside", ns: f.Outside()}.exec(ctx, r)
 }
 
-func execHere(ctx context.Context, ns *netns.NS, place string, r ExecRequest) error {
+// place is where a command of the host is run.
+type place struct {
+	name    string
+	ns      *netns.NS
+	resolv  string // its resolv.conf; "" for the host's
+	program string // the program that holds podinit; "" for this one
+}
+
+func (p place) exec(ctx context.Context, r ExecRequest) error {
 	if len(r.Command) == 0 {
 		return apierrors.NewBadRequest("the command is empty")
 	}
@@ -129,10 +145,7 @@ func execHere(ctx context.Context, ns *netns.NS, place string, r ExecRequest) er
 		r.complain(err.Error())
 		return &ExitError{Code: podinit.NotFound}
 	}
-	cmd := &exec.Cmd{
-		Path: path, Args: r.Command, Dir: "/", SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: r.TTY},
-		Env: []string{"PATH=" + defaultPath, "HOME=/root", defaultTerm, "KUBARIUM_PLACE=" + place, "PS1=" + place + "# "},
-	}
+	cmd := p.command(path, r)
 	if r.TTY {
 		terminal, slave, err := openTerminal()
 		if err != nil {
@@ -141,7 +154,35 @@ func execHere(ctx context.Context, ns *netns.NS, place string, r ExecRequest) er
 		s.attach(terminal)
 		s.theirs = []int{slave, slave, slave}
 	}
-	files := make([]*os.File, 3)
+	if err := s.startIn(p.ns, cmd); err != nil {
+		r.complain(err.Error())
+		return &ExitError{Code: podinit.StartFailed}
+	}
+	s.handedOver()
+	s.copy()
+	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	err = cmd.Wait()
+	stop()
+	s.finish()
+	return exitOf(err)
+}
+
+// command is the host's program, started through podinit, which shows it the place's files.
+func (p place) command(path string, r ExecRequest) *exec.Cmd {
+	program := p.program
+	if program == "" {
+		program = "/proc/self/exe"
+	}
+	return &exec.Cmd{
+		Path: program, Args: append([]string{podinit.EnterWord, p.resolv, path}, r.Command...), Dir: "/",
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: r.TTY, Cloneflags: syscall.CLONE_NEWNS},
+		Env:         []string{"PATH=" + defaultPath, "HOME=/root", defaultTerm, "KUBARIUM_PLACE=" + p.name, "PS1=" + p.name + "# "},
+	}
+}
+
+// startIn starts a process of the host with the command's ends of the streams.
+func (s *streams) startIn(ns *netns.NS, cmd *exec.Cmd) error {
+	files := make([]*os.File, len(s.theirs))
 	for i, fd := range s.theirs {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
@@ -151,20 +192,7 @@ func execHere(ctx context.Context, ns *netns.NS, place string, r ExecRequest) er
 		defer files[i].Close()
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
-	if err := ns.Start(cmd); err != nil {
-		r.complain(err.Error())
-		return &ExitError{Code: podinit.StartFailed}
-	}
-	for _, f := range files {
-		f.Close()
-	}
-	s.handedOver()
-	s.copy()
-	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	err = cmd.Wait()
-	stop()
-	s.finish()
-	return exitOf(err)
+	return ns.Start(cmd)
 }
 
 // exitOf turns os/exec's way of telling an exit code into ours.

@@ -664,6 +664,14 @@ func TestACommandOfTheHostRunsInTheNodesNamespace(t *testing.T) {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 	out.Reset()
+	script := "cat /etc/resolv.conf; ls /sys/class/net | grep -c docker"
+	if err := b.ExecHere(t.Context(), ExecRequest{Command: []string{"sh", "-c", script + "; true"}, Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n0\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	out.Reset()
 	err := b.fabric.Exec(t.Context(), ExecRequest{Command: []string{"sh", "-c", "tty; exit 9"}, TTY: true, Stdout: &out})
 	var exit *ExitError
 	if !errors.As(err, &exit) || exit.Code != 9 || !strings.Contains(out.String(), "/dev/pts/") {

@@ -2,11 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,17 +15,8 @@ import (
 	"kubarium.dev/store"
 )
 
-const (
-	// programmedWait is the longest a pod's end waits for the rulesets: what cannot be programmed must not keep a pod for ever.
-	programmedWait = time.Second
-	// firstBackOff doubles with every failure in a row up to maxBackOff; a run as long as backOffReset starts anew. Kubernetes'
-	// own numbers.
-	firstBackOff = 10 * time.Second
-	maxBackOff   = 5 * time.Minute
-	backOffReset = 10 * time.Minute
-	// retryAfter is how long to wait after something that should have worked, such as a write of the store.
-	retryAfter = time.Second
-)
+// retryAfter is how long to wait after something that should have worked, such as a write of the store.
+const retryAfter = time.Second
 
 // worker runs one pod. Everything without a note of its own belongs to the goroutine of run.
 type worker struct {
@@ -190,40 +177,6 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	return next
 }
 
-// firstAnswer is how long the first status waits for the readiness probes of built-in applications, which answer in less: one
-// write of the store instead of two, and no moment in which a pod that is ready is not called so.
-const firstAnswer = 5 * time.Millisecond
-
-func (w *worker) awaitFirstAnswers(ctx context.Context) {
-	w.drainInbox()
-	var timeout <-chan time.Time
-	for slices.ContainsFunc(w.containers, (*container).answersAtOnce) {
-		if timeout == nil {
-			t := time.NewTimer(firstAnswer)
-			defer t.Stop()
-			timeout = t.C
-		}
-		select {
-		case m := <-w.inbox:
-			w.handle(m)
-		case <-timeout:
-			for _, c := range w.containers {
-				c.fresh = false
-			}
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// answersAtOnce tells that the container has just been started and its first readiness probe is under way.
-func (c *container) answersAtOnce() bool {
-	p := c.spec.ReadinessProbe
-	return c.fresh && builtIn(c.spec) && p != nil && p.Exec == nil && p.InitialDelaySeconds == 0 && p.SuccessThreshold <= 1 &&
-		c.spec.StartupProbe == nil
-}
-
 // finished tells that every container has ended for good.
 func (w *worker) finished() bool {
 	for _, c := range w.containers {
@@ -261,58 +214,6 @@ func (w *worker) setUp(ctx context.Context) error {
 	return nil
 }
 
-// advance starts the container if it is due, and returns when to come again.
-func (c *container) advance(ctx context.Context) time.Duration {
-	w := c.w
-	if c.alive() || c.ended != nil && !restarts(w.pod, c.ended.ExitCode) {
-		return forever
-	}
-	now := w.n.cfg.Now()
-	if left := c.retryAt.Sub(now); !c.retryAt.IsZero() && left > 0 {
-		return left
-	}
-	if c.ended != nil {
-		c.last, c.ended = c.ended, nil
-		c.restarts++
-	}
-	c.waiting, c.retryAt, w.dirty = corev1.ContainerStateWaiting{}, time.Time{}, true
-	err := c.start(ctx)
-	if err == nil {
-		w.note(happening{reason: reasonCreated, container: c.spec.Name, message: "Created container " + c.spec.Name + ": " + resolution(c.spec)})
-		w.note(happening{reason: reasonStarted, container: c.spec.Name, message: "Started container " + c.spec.Name})
-		c.startProbes(ctx, c.current())
-		c.fresh = true
-		return forever
-	}
-	if ctx.Err() != nil {
-		return forever
-	}
-	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, container: c.spec.Name, message: "Error: " + err.Error()})
-	c.waiting = corev1.ContainerStateWaiting{Reason: waitingRunContainer, Message: err.Error()}
-	var config configError
-	if errors.As(err, &config) {
-		c.waiting.Reason = waitingConfig
-		c.retryAt = now.Add(retryAfter)
-		return retryAfter
-	}
-	c.failures++
-	delay := backOff(c.failures)
-	c.retryAt = now.Add(delay)
-	return delay
-}
-
-// backOff is how long to wait after so many failures in a row; after the first not at all.
-func backOff(failures int) time.Duration {
-	if failures <= 1 {
-		return 0
-	}
-	d := firstBackOff
-	for range min(failures-2, 16) {
-		d *= 2
-	}
-	return min(d, maxBackOff)
-}
-
 func (w *worker) handle(m any) {
 	switch m := m.(type) {
 	case runEnded:
@@ -336,78 +237,6 @@ func (w *worker) drainInbox() {
 	}
 }
 
-// noteEnd takes up the end of a run and decides when the next one begins.
-func (c *container) noteEnd(r *run) {
-	if r != c.current() {
-		return
-	}
-	w, now := c.w, c.w.n.cfg.Now()
-	c.stop()
-	c.probes, c.fresh = probeState{}, false
-	c.ended, w.dirty = r.terminated(now), true
-	if now.Sub(r.began) >= backOffReset {
-		c.failures = 0
-	}
-	c.failures++
-	if !restarts(w.pod, c.ended.ExitCode) {
-		return
-	}
-	delay := backOff(c.failures)
-	c.retryAt = now.Add(delay)
-	if delay > 0 {
-		name := c.spec.Name
-		c.waiting = corev1.ContainerStateWaiting{Reason: waitingCrashLoop, Message: fmt.Sprintf(
-			"back-off %s restarting failed container=%s pod=%s_%s(%s)", delay, name, w.key.Name, w.key.Namespace, w.uid)}
-		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonBackOff, container: name, message: fmt.Sprintf(
-			"Back-off restarting failed container %s in pod %s_%s(%s)", name, w.key.Name, w.key.Namespace, w.uid)})
-	}
-}
-
-// noteProbe takes up what a probe found.
-func (c *container) noteProbe(p probed) {
-	w := c.w
-	if p.count > 0 {
-		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonUnhealthy, container: c.spec.Name, count: p.count,
-			message: string(p.kind) + " probe failed: " + p.message})
-	}
-	if !p.verdict {
-		return
-	}
-	w.dirty = true
-	switch {
-	case p.kind == readiness:
-		c.probes.ready = p.ok
-	case p.kind == startup && p.ok:
-		c.probes.started = true
-	case !p.ok:
-		w.note(happening{reason: reasonKilling, container: c.spec.Name, message: fmt.Sprintf(
-			"Container %s failed %s probe, will be restarted", c.spec.Name, map[probeKind]string{liveness: "liveness", startup: "startup"}[p.kind])})
-		c.restart(p.r)
-	}
-}
-
-// restart ends a run that a probe gave up, within the pod's grace.
-func (c *container) restart(r *run) {
-	c.stop()
-	ctx, cancel := context.WithTimeout(c.w.life, grace(c.w.pod))
-	c.w.wg.Go(func() {
-		defer cancel()
-		r.finish(ctx)
-	})
-}
-
-// grace is how long a pod may take to end.
-func grace(pod *corev1.Pod) time.Duration {
-	s := int64(corev1.DefaultTerminationGracePeriodSeconds)
-	if pod.Spec.TerminationGracePeriodSeconds != nil {
-		s = *pod.Spec.TerminationGracePeriodSeconds
-	}
-	if pod.DeletionGracePeriodSeconds != nil {
-		s = *pod.DeletionGracePeriodSeconds
-	}
-	return time.Duration(s) * time.Second
-}
-
 // relabel tells built-in applications the labels of now.
 func (w *worker) relabel() {
 	w.pod = w.latest.Load()
@@ -419,114 +248,6 @@ func (w *worker) relabel() {
 	if len(w.pod.Spec.ReadinessGates) > 0 {
 		w.dirty = true
 	}
-}
-
-// terminate ends a pod as Kubernetes does, but in an order that loses no connection: once no ruleset leads to it any more, its
-// containers are asked to end, then killed when the grace is over; then its network goes, and last its object.
-func (w *worker) terminate(ctx context.Context) {
-	for _, c := range w.containers {
-		if c.alive() {
-			c.stop()
-			w.note(happening{reason: reasonKilling, container: c.spec.Name, message: "Stopping container " + c.spec.Name})
-		}
-	}
-	if len(w.pending) > 0 {
-		if err := w.write(ctx); err != nil && ctx.Err() == nil {
-			w.n.cfg.Log.Error("write the events of a pod", "pod", w.key, "error", err)
-		}
-	}
-	w.finishAll(ctx)
-	w.tearDown()
-	if ctx.Err() != nil || w.gone.Load() {
-		return
-	}
-	if err := w.n.remove(ctx, w.pod); err != nil {
-		w.n.cfg.Log.Error("remove a pod that has ended", "pod", w.key, "error", err)
-	}
-}
-
-// finishAll ends every container, at the latest when the pod's grace is over, the pod is gone or ctx ends.
-func (w *worker) finishAll(ctx context.Context) {
-	began := time.Now()
-	ctx, kill := context.WithCancel(ctx)
-	defer kill()
-	done := make(chan struct{})
-	revision := revisionOf(w.pod)
-	w.wg.Go(func() {
-		defer close(done)
-		w.awaitProgrammed(ctx, revision)
-		var all sync.WaitGroup
-		for _, c := range w.containers {
-			if r := c.current(); r != nil && c.alive() {
-				all.Go(func() { r.finish(ctx) })
-			}
-		}
-		all.Wait()
-	})
-	timer := time.NewTimer(grace(w.pod))
-	defer timer.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-timer.C:
-			kill()
-		case <-w.inbox: // ends and probes of a pod that is ending
-		case <-w.wake:
-			w.pod = w.latest.Load()
-			if w.gone.Load() {
-				kill()
-			}
-			timer.Reset(max(0, grace(w.pod)-time.Since(began)))
-		}
-	}
-}
-
-func (w *worker) awaitProgrammed(ctx context.Context, revision uint64) {
-	if w.n.cfg.Programmed == nil || w.gone.Load() || !slices.ContainsFunc(w.containers, (*container).alive) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, programmedWait)
-	defer cancel()
-	if err := w.n.cfg.Programmed(ctx, revision); err != nil && !errors.Is(err, context.Canceled) {
-		w.n.cfg.Log.Warn("a pod ends before every ruleset has let go of it", "pod", w.key, "error", err)
-	}
-}
-
-func revisionOf(obj api.Object) uint64 {
-	n, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// tearDown takes the pod's network away. It may be called more than once.
-func (w *worker) tearDown() {
-	w.n.notRunning(w)
-	net := w.net.Swap(nil)
-	if net == nil || w.hostNet {
-		return
-	}
-	if err := w.n.closePodNet(net); err != nil {
-		w.n.cfg.Log.Error("take a pod's network away", "pod", w.key, "error", err)
-	}
-}
-
-// leave kills what still runs and returns when it is gone.
-func (w *worker) leave(end context.CancelFunc) {
-	end()
-	close(w.left)
-	for _, c := range w.containers {
-		if c.stop != nil {
-			c.stop()
-		}
-		if r := c.current(); r != nil && c.alive() {
-			r.kill()
-		}
-	}
-	w.wg.Wait()
-	w.tearDown()
 }
 
 // write puts the pod's status and the events that are due into the store, together.

@@ -33,8 +33,14 @@ const (
 )
 
 func init() {
-	if len(os.Args) > 0 && os.Args[0] == Word {
+	if len(os.Args) == 0 {
+		return
+	}
+	switch os.Args[0] {
+	case Word:
 		os.Exit(run())
+	case EnterWord:
+		os.Exit(runEntered(os.Args[1:]))
 	}
 }
 

@@ -1,0 +1,165 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+const (
+	// firstBackOff doubles with every failure in a row up to maxBackOff; a run as long as backOffReset starts anew. Kubernetes'
+	// own numbers.
+	firstBackOff = 10 * time.Second
+	maxBackOff   = 5 * time.Minute
+	backOffReset = 10 * time.Minute
+)
+
+// firstAnswer is how long the first status waits for the readiness probes of built-in applications, which answer in less: one
+// write of the store instead of two, and no moment in which a pod that is ready is not called so.
+const firstAnswer = 5 * time.Millisecond
+
+func (w *worker) awaitFirstAnswers(ctx context.Context) {
+	w.drainInbox()
+	var timeout <-chan time.Time
+	for slices.ContainsFunc(w.containers, (*container).answersAtOnce) {
+		if timeout == nil {
+			t := time.NewTimer(firstAnswer)
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case m := <-w.inbox:
+			w.handle(m)
+		case <-timeout:
+			for _, c := range w.containers {
+				c.fresh = false
+			}
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// answersAtOnce tells that the container has just been started and its first readiness probe is under way.
+func (c *container) answersAtOnce() bool {
+	p := c.spec.ReadinessProbe
+	return c.fresh && builtIn(c.spec) && p != nil && p.Exec == nil && p.InitialDelaySeconds == 0 && p.SuccessThreshold <= 1 &&
+		c.spec.StartupProbe == nil
+}
+
+// advance starts the container if it is due, and returns when to come again.
+func (c *container) advance(ctx context.Context) time.Duration {
+	w := c.w
+	if c.alive() || c.ended != nil && !restarts(w.pod, c.ended.ExitCode) {
+		return forever
+	}
+	now := w.n.cfg.Now()
+	if left := c.retryAt.Sub(now); !c.retryAt.IsZero() && left > 0 {
+		return left
+	}
+	if c.ended != nil {
+		c.last, c.ended = c.ended, nil
+		c.restarts++
+	}
+	c.waiting, c.retryAt, w.dirty = corev1.ContainerStateWaiting{}, time.Time{}, true
+	err := c.start(ctx)
+	if err == nil {
+		w.note(happening{reason: reasonCreated, container: c.spec.Name, message: "Created container " + c.spec.Name + ": " + resolution(c.spec)})
+		w.note(happening{reason: reasonStarted, container: c.spec.Name, message: "Started container " + c.spec.Name})
+		c.startProbes(ctx, c.current())
+		c.fresh = true
+		return forever
+	}
+	if ctx.Err() != nil {
+		return forever
+	}
+	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, container: c.spec.Name, message: "Error: " + err.Error()})
+	c.waiting = corev1.ContainerStateWaiting{Reason: waitingRunContainer, Message: err.Error()}
+	var config configError
+	if errors.As(err, &config) {
+		c.waiting.Reason = waitingConfig
+		c.retryAt = now.Add(retryAfter)
+		return retryAfter
+	}
+	c.failures++
+	delay := backOff(c.failures)
+	c.retryAt = now.Add(delay)
+	return delay
+}
+
+// backOff is how long to wait after so many failures in a row; after the first not at all.
+func backOff(failures int) time.Duration {
+	if failures <= 1 {
+		return 0
+	}
+	d := firstBackOff
+	for range min(failures-2, 16) {
+		d *= 2
+	}
+	return min(d, maxBackOff)
+}
+
+// noteEnd takes up the end of a run and decides when the next one begins.
+func (c *container) noteEnd(r *run) {
+	if r != c.current() {
+		return
+	}
+	w, now := c.w, c.w.n.cfg.Now()
+	c.stop()
+	c.probes, c.fresh = probeState{}, false
+	c.ended, w.dirty = r.terminated(now), true
+	if now.Sub(r.began) >= backOffReset {
+		c.failures = 0
+	}
+	c.failures++
+	if !restarts(w.pod, c.ended.ExitCode) {
+		return
+	}
+	delay := backOff(c.failures)
+	c.retryAt = now.Add(delay)
+	if delay > 0 {
+		name := c.spec.Name
+		c.waiting = corev1.ContainerStateWaiting{Reason: waitingCrashLoop, Message: fmt.Sprintf(
+			"back-off %s restarting failed container=%s pod=%s_%s(%s)", delay, name, w.key.Name, w.key.Namespace, w.uid)}
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonBackOff, container: name, message: fmt.Sprintf(
+			"Back-off restarting failed container %s in pod %s_%s(%s)", name, w.key.Name, w.key.Namespace, w.uid)})
+	}
+}
+
+// noteProbe takes up what a probe found.
+func (c *container) noteProbe(p probed) {
+	w := c.w
+	if p.count > 0 {
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonUnhealthy, container: c.spec.Name, count: p.count,
+			message: string(p.kind) + " probe failed: " + p.message})
+	}
+	if !p.verdict {
+		return
+	}
+	w.dirty = true
+	switch {
+	case p.kind == readiness:
+		c.probes.ready = p.ok
+	case p.kind == startup && p.ok:
+		c.probes.started = true
+	case !p.ok:
+		w.note(happening{reason: reasonKilling, container: c.spec.Name, message: fmt.Sprintf(
+			"Container %s failed %s probe, will be restarted", c.spec.Name, map[probeKind]string{liveness: "liveness", startup: "startup"}[p.kind])})
+		c.restart(p.r)
+	}
+}
+
+// restart ends a run that a probe gave up, within the pod's grace.
+func (c *container) restart(r *run) {
+	c.stop()
+	ctx, cancel := context.WithTimeout(c.w.life, grace(c.w.pod))
+	c.w.wg.Go(func() {
+		defer cancel()
+		r.finish(ctx)
+	})
+}
