@@ -54,7 +54,8 @@ type Node struct {
 	resolver   Resolver
 	prober     *http.Client
 	progress   store.Progress
-	registered chan struct{} // closed when the Node object stands
+	registered chan struct{} // closed when the Node object stands and the pods that were here have their addresses
+	once       sync.Once     // of closing registered
 
 	mu      sync.Mutex                       // guards all below
 	workers map[types.UID]*worker            // every pod that is being run or ended
@@ -115,7 +116,6 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.register(ctx); err != nil {
 		return fmt.Errorf("register node %s: %w", n.cfg.Name, err)
 	}
-	close(n.registered)
 	for {
 		err := n.follow(ctx)
 		if ctx.Err() != nil {
@@ -140,6 +140,7 @@ func (n *Node) follow(ctx context.Context) error {
 	defer watch.Close()
 	n.sync(ctx, list.Items)
 	n.progress.Reach(list.Revision)
+	n.once.Do(func() { close(n.registered) })
 	for {
 		batch, err := watch.Next(ctx)
 		if err != nil {
@@ -155,9 +156,17 @@ func (n *Node) follow(ctx context.Context) error {
 // sync takes up a whole list: pods that are not in it are gone.
 func (n *Node) sync(ctx context.Context, items []api.Object) {
 	here := map[types.UID]bool{}
-	for _, obj := range items {
-		here[obj.GetUID()] = true
-		n.take(ctx, obj.(*corev1.Pod), false)
+	fresh := store.All[*corev1.Pod](items)
+	for _, pod := range fresh { // first those that come back to an address
+		here[pod.UID] = true
+		if pod.Status.PodIP != "" {
+			n.take(ctx, pod, false)
+		}
+	}
+	for _, pod := range fresh {
+		if pod.Status.PodIP == "" {
+			n.take(ctx, pod, false)
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -278,8 +287,8 @@ func (n *Node) Requests(namespace, name string) (uint64, bool) {
 }
 
 // FromPod gives fn a way to connect from where a pod of this node would stand: a network that exists for the call alone.
-func (n *Node) FromPod(ctx context.Context, fn func(DialFunc) error) error {
-	net, err := n.newPodNet(ctx, netip.Addr{})
+func (n *Node) FromPod(_ context.Context, fn func(DialFunc) error) error {
+	net, err := n.newPodNet(netip.Addr{})
 	if err != nil {
 		return err
 	}
@@ -290,9 +299,25 @@ func (n *Node) FromPod(ctx context.Context, fn func(DialFunc) error) error {
 	return err
 }
 
-// newPodNet makes the network of a pod, with the address it had before if that is given, in range and free.
-func (n *Node) newPodNet(_ context.Context, want netip.Addr) (*podNet, error) {
-	ip, err := n.machine.takeIP(want)
+// claim keeps the address that a pod had before the machine lost its power, so that no other pod gets it.
+func (n *Node) claim(pod *corev1.Pod) netip.Addr {
+	want, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil || pod.Spec.HostNetwork || !n.cfg.PodCIDR.Contains(want) {
+		return netip.Addr{}
+	}
+	got, err := n.machine.takeIP(want)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return got
+}
+
+// newPodNet makes the network of a pod, with the address that was claimed for it or, without one, a free one.
+func (n *Node) newPodNet(ip netip.Addr) (*podNet, error) {
+	if ip.IsValid() {
+		return n.machine.addPod(ip)
+	}
+	ip, err := n.machine.takeIP(ip)
 	if err != nil {
 		return nil, err
 	}

@@ -434,11 +434,16 @@ func TestAPodComesBackAfterThePowerWasCut(t *testing.T) {
 	b := newBench(t, nil)
 	first, second := webPod("web-1"), webPod("web-2")
 	b.create(first)
-	b.awaitReady(first)
+	old := b.awaitReady(first)
 	b.create(second)
 	before := b.awaitReady(second)
 	b.stop()
+	third := webPod("web-0") // its name comes first, and the addresses below are taken
+	b.create(third)
 	b.boot()
+	if ip := b.awaitReady(third).Status.PodIP; ip == before.Status.PodIP || ip == old.Status.PodIP {
+		t.Errorf("a new pod got the address %s of one that comes back", ip)
+	}
 	got := b.await(second, "restarted", func(p *corev1.Pod) bool { return isReady(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
 	if got.Status.PodIP != before.Status.PodIP || got.UID != before.UID {
 		t.Errorf("came back as %s, was %s", got.Status.PodIP, before.Status.PodIP)

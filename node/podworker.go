@@ -31,6 +31,7 @@ type worker struct {
 	left   chan struct{} // closed when nobody reads the inbox any more
 	wg     sync.WaitGroup
 
+	claim      netip.Addr             // the address it had before, kept for it until it has its network
 	net        atomic.Pointer[podNet] // nil until the pod has its network, and again when that was taken away
 	life       context.Context        // of everything the pod runs
 	pod        *corev1.Pod            // what the goroutine has taken up of latest
@@ -56,6 +57,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 		wake: make(chan struct{}, 1), inbox: make(chan any, 16), left: make(chan struct{}), pod: pod, dirty: true,
 	}
 	w.latest.Store(pod)
+	w.claim = n.claim(pod)
 	w.start = n.cfg.Now()
 	if pod.Status.StartTime != nil {
 		w.start = pod.Status.StartTime.Time
@@ -154,7 +156,7 @@ const forever = 24 * time.Hour
 func (w *worker) step(ctx context.Context) time.Duration {
 	next := forever
 	if w.net.Load() == nil && !w.finished() {
-		if err := w.setUp(ctx); err != nil {
+		if err := w.setUp(); err != nil {
 			w.note(happening{kind: corev1.EventTypeWarning, reason: reasonSandbox, message: "Failed to create pod sandbox: " + err.Error()})
 			next = retryAfter
 		}
@@ -188,21 +190,18 @@ func (w *worker) finished() bool {
 }
 
 // setUp gives the pod its network.
-func (w *worker) setUp(ctx context.Context) error {
+func (w *worker) setUp() error {
 	if w.pod.Spec.HostNetwork {
 		w.hostNet = true
 		w.net.Store(&podNet{NS: w.n.NS(), IP: w.n.cfg.Address})
 		w.n.running(w)
 		return nil
 	}
-	want, err := netip.ParseAddr(w.pod.Status.PodIP)
-	if err != nil {
-		want = netip.Addr{}
-	}
-	net, err := w.n.newPodNet(ctx, want)
+	net, err := w.n.newPodNet(w.claim)
 	if err != nil {
 		return err
 	}
+	w.claim = netip.Addr{}
 	w.net.Store(net)
 	w.dirty = true
 	if _, cut := ResolvConf(w.pod, w.n.resolver); len(cut) > 0 {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -111,6 +112,10 @@ func revisionOf(obj api.Object) uint64 {
 // tearDown takes the pod's network away. It may be called more than once.
 func (w *worker) tearDown() {
 	w.n.notRunning(w)
+	if w.claim.IsValid() {
+		w.n.machine.freeIP(w.claim)
+		w.claim = netip.Addr{}
+	}
 	net := w.net.Swap(nil)
 	if net == nil || w.hostNet {
 		return
