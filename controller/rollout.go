@@ -57,15 +57,17 @@ func fenceposts(d *appsv1.Deployment) (surge, unavailable int32) {
 }
 
 // planScale is the next step of a rollout: the ReplicaSets that get another size now. Nothing when it is done, or has to wait for
-// pods. The current ReplicaSet must exist, save where firstSize made it.
+// pods.
 func planScale(r rollout) []scaling {
 	switch {
 	case resized(r):
 		return planResize(r)
-	case r.deployment.Spec.Paused || r.current == nil:
+	case r.deployment.Spec.Paused:
 		return nil
 	case r.deployment.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType:
 		return planRecreate(r)
+	case r.current == nil:
+		return nil
 	}
 	if size := rollingSize(r); size != *r.current.Spec.Replicas {
 		return []scaling{{r.current, size}}
@@ -94,7 +96,7 @@ func planRecreate(r rollout) []scaling {
 			steps = append(steps, scaling{rs, 0})
 		}
 	}
-	if want := wanted(r.deployment.Spec.Replicas); len(steps) == 0 && !r.oldPods && *r.current.Spec.Replicas != want {
+	if want := wanted(r.deployment.Spec.Replicas); len(steps) == 0 && !r.oldPods && r.current != nil && *r.current.Spec.Replicas != want {
 		steps = append(steps, scaling{r.current, want})
 	}
 	return steps
@@ -181,7 +183,7 @@ func planResize(r rollout) []scaling {
 		}
 		return []scaling{{only, want}}
 	}
-	if r.current != nil && *r.current.Spec.Replicas == want && available(r.current) == want {
+	if r.current != nil && *r.current.Spec.Replicas == want && available(r.current) == want && r.current.Annotations[desiredAnnotation] == strconv.Itoa(int(want)) {
 		var steps []scaling
 		for _, rs := range active(r.old) {
 			steps = append(steps, scaling{rs, 0})
