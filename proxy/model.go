@@ -389,3 +389,18 @@ func protocolName(n uint8) corev1.Protocol {
 	}
 	return corev1.ProtocolTCP
 }
+
+// all is the desired state of every Service that has one, in order of name.
+func (m *model) all() []*desired {
+	names := make(map[types.NamespacedName]struct{}, len(m.services))
+	for n := range m.services {
+		names[n] = struct{}{}
+	}
+	out := make([]*desired, 0, len(names))
+	for _, n := range sorted(names) {
+		if d := m.desired(n); d != nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}

@@ -1,0 +1,61 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ErrNotRunning is returned while Run has not programmed the node.
+var ErrNotRunning = errors.New("the proxy has not programmed this node yet")
+
+// Count is how many connections the kernel has led from one service-port to one endpoint on this node, since the endpoint
+// joined. Requests on a connection that is kept alive are not connections.
+type Count struct {
+	Port        string // the service-port: its name, or "80/TCP" when it has none
+	Endpoint    netip.AddrPort
+	Pod         string // "namespace/name", "" when the slice names none
+	Connections uint64
+}
+
+// Counts reads the counters of a Service's endpoints, in order of port and endpoint. A Service without endpoints has none. It
+// fails with ErrNotRunning, or when the kernel cannot be read.
+func (p *Proxy) Counts(_ context.Context, service types.NamespacedName) ([]Count, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kernel == nil || p.planner == nil {
+		return nil, ErrNotRunning
+	}
+	s := p.planner.services[service]
+	if s == nil {
+		return nil, nil
+	}
+	var out []Count
+	for _, port := range s.ports {
+		var handles []uint32
+		for _, s := range port.all() {
+			handles = append(handles, s.handle)
+		}
+		counted, err := p.kernel.connections(handles)
+		if err != nil {
+			return nil, fmt.Errorf("count connections to %s: %w", service, err)
+		}
+		for _, s := range port.all() {
+			out = append(out, Count{Port: port.label(), Endpoint: s.Address, Pod: s.Pod, Connections: counted[s.handle]})
+		}
+	}
+	slices.SortFunc(out, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), a.Endpoint.Compare(b.Endpoint))
+	})
+	return out, nil
+}
+
+// label names a service-port for people.
+func (p *desiredPort) label() string {
+	return cmp.Or(p.Name, fmt.Sprintf("%d/%s", p.Port, protocolName(p.Protocol)))
+}

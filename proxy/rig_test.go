@@ -1,0 +1,562 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/api"
+	"kubarium.dev/node/netns"
+	"kubarium.dev/store"
+)
+
+const inside = "PROXY_TEST_INSIDE"
+
+// TestMain runs the tests as root of a user namespace when the user is an ordinary one.
+func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 || os.Getenv(inside) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, append(os.Environ(), inside+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// rig is two nodes with a proxy each, pods on them, and a client outside, on one wire.
+type rig struct {
+	t       *testing.T
+	store   *store.Store
+	wire    *netns.NS
+	outside *netns.NS
+	nodes   []*rigNode
+	servers sync.WaitGroup
+}
+
+type rigNode struct {
+	name  string
+	ns    *netns.NS
+	ip    netip.Addr
+	proxy *Proxy
+	stop  func()
+	pods  int
+}
+
+type rigPod struct {
+	name string
+	node *rigNode
+	ns   *netns.NS
+	ip   netip.Addr
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, wire: newNS(t), outside: newNS(t)}
+	var err error
+	r.store, err = store.Open(t.TempDir()+"/store", store.Options{NoSync: true})
+	must(t, err)
+	t.Cleanup(func() { r.store.Close() })
+	r.routes(r.wire, func(h *netlink.Handle) error {
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br"}}
+		return errors.Join(h.LinkAdd(br), h.LinkSetUp(br))
+	})
+	r.plug("outside", r.outside, "172.30.0.1/24")
+	r.routes(r.outside, func(h *netlink.Handle) error {
+		return errors.Join(addRoute(h, "eth0", "172.31.0.0/24", "172.30.0.11"), addRoute(h, "eth0", "10.96.0.0/16", "172.30.0.11"))
+	})
+	for i := 1; i <= 2; i++ {
+		r.nodes = append(r.nodes, r.newNode(i))
+	}
+	for _, n := range r.nodes {
+		r.start(n)
+	}
+	t.Cleanup(r.check)
+	return r
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// routes runs fn with a netlink handle of a namespace.
+func (r *rig) routes(ns *netns.NS, fn func(h *netlink.Handle) error) {
+	r.t.Helper()
+	must(r.t, ns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	}))
+}
+
+func addRoute(h *netlink.Handle, dev, to, via string) error {
+	l, err := h.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	_, dst, err := net.ParseCIDR(to)
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst, Gw: net.ParseIP(via)}
+	if via == "" {
+		route.Scope = netlink.SCOPE_LINK
+	}
+	return h.RouteAdd(route)
+}
+
+func addAddress(h *netlink.Handle, dev, address string) error {
+	l, err := h.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.AddrAdd(l, a), h.LinkSetUp(l))
+}
+
+// veth makes a pair: name in ns, eth0 in peer.
+func (r *rig) veth(ns *netns.NS, name string, peer *netns.NS) {
+	r.t.Helper()
+	r.routes(ns, func(h *netlink.Handle) error {
+		return h.LinkAdd(&netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(peer.FD()),
+		})
+	})
+}
+
+func (r *rig) plug(name string, ns *netns.NS, address string) {
+	r.t.Helper()
+	r.veth(r.wire, name, ns)
+	r.routes(r.wire, func(h *netlink.Handle) error {
+		l, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		br, err := h.LinkByName("br")
+		if err != nil {
+			return err
+		}
+		return errors.Join(h.LinkSetMaster(l, br), h.LinkSetUp(l))
+	})
+	r.routes(ns, func(h *netlink.Handle) error { return addAddress(h, "eth0", address) })
+}
+
+func (r *rig) newNode(i int) *rigNode {
+	r.t.Helper()
+	n := &rigNode{name: fmt.Sprintf("node%d", i), ns: newNS(r.t), ip: netip.AddrFrom4([4]byte{172, 30, 0, byte(10 + i)})}
+	for _, s := range []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.icmp_ratelimit=0"} {
+		k, v, _ := strings.Cut(s, "=")
+		must(r.t, n.ns.Sysctl(k, v))
+	}
+	r.plug(n.name, n.ns, n.ip.String()+"/24")
+	other := 3 - i
+	r.routes(n.ns, func(h *netlink.Handle) error {
+		return errors.Join(addRoute(h, "eth0", fmt.Sprintf("10.244.%d.0/24", other), fmt.Sprintf("172.30.0.%d", 10+other)),
+			addRoute(h, "eth0", "0.0.0.0/0", "172.30.0.1"))
+	})
+	return n
+}
+
+func (r *rig) config(n *rigNode) Config {
+	return Config{
+		Node: n.name, NS: n.ns, NodeAddresses: []netip.Addr{n.ip}, PodCIDR: testNetwork.podCIDR,
+		ServiceCIDR: testNetwork.serviceCIDR, DNSAddress: testNetwork.dns, Reader: r.store,
+	}
+}
+
+// start runs the node's proxy.
+func (r *rig) start(n *rigNode) {
+	r.t.Helper()
+	p, err := New(r.config(n))
+	must(r.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	n.proxy = p
+	var once sync.Once
+	n.stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				r.t.Errorf("Run of %s: %v", n.name, err)
+			}
+		})
+	}
+	r.t.Cleanup(n.stop)
+}
+
+// programmed waits until both proxies have done all that was written.
+func (r *rig) programmed() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, n := range r.nodes {
+		if err := n.proxy.Progress().Wait(ctx, r.store.Revision()); err != nil {
+			r.t.Fatalf("%s did not program revision %d: %v", n.name, r.store.Revision(), err)
+		}
+	}
+}
+
+// check is what must hold after every test: the kernel holds the plan, and nft can list it.
+func (r *rig) check() {
+	for _, n := range r.nodes {
+		n.proxy.mu.Lock()
+		want, chains := n.proxy.planner.table(), ruleset(n.proxy.network, n.proxy.planner.shapes)
+		n.proxy.mu.Unlock()
+		k, err := openKernel(n.ns)
+		must(r.t, err)
+		got, err := k.read()
+		k.Close()
+		must(r.t, err)
+		if d := cmp.Diff(want, got.Elements); d != "" {
+			r.t.Errorf("%s: plan (-) and kernel (+) differ:\n%s", n.name, d)
+		}
+		rules := 0
+		for _, c := range chains {
+			rules += len(c.rules)
+		}
+		if got.Rules != rules {
+			r.t.Errorf("%s: the kernel has %d rules, want %d", n.name, got.Rules, rules)
+		}
+		nft(r.t, n.ns, "", "list", "ruleset")
+	}
+}
+
+// pod makes a pod on node 1 or 2 that answers on 8080 and 9090, TCP and UDP: its name and the client's address.
+func (r *rig) pod(node int) *rigPod {
+	r.t.Helper()
+	n := r.nodes[node-1]
+	n.pods++
+	p := &rigPod{
+		name: fmt.Sprintf("pod-%d-%d", node, n.pods), node: n, ns: newNS(r.t),
+		ip: netip.AddrFrom4([4]byte{10, 244, byte(node), byte(10 + n.pods)}),
+	}
+	veth := fmt.Sprintf("pod%d", n.pods)
+	r.veth(n.ns, veth, p.ns)
+	r.routes(n.ns, func(h *netlink.Handle) error {
+		return errors.Join(addAddress(h, veth, "169.254.1.1/32"), addRoute(h, veth, p.ip.String()+"/32", ""))
+	})
+	r.routes(p.ns, func(h *netlink.Handle) error {
+		return errors.Join(addAddress(h, "eth0", p.ip.String()+"/32"), addRoute(h, "eth0", "169.254.1.1/32", ""),
+			addRoute(h, "eth0", "0.0.0.0/0", "169.254.1.1"))
+	})
+	for _, port := range []int{8080, 9090} {
+		r.serveTCP(p, port)
+		r.serveUDP(p, port)
+	}
+	return p
+}
+
+func answer(p *rigPod, port int, from net.Addr) string {
+	host, _, _ := net.SplitHostPort(from.String())
+	return fmt.Sprintf("%s:%d %s", p.name, port, host)
+}
+
+func (r *rig) serveTCP(p *rigPod, port int) {
+	ln, err := p.ns.Listen(context.Background(), "tcp", fmt.Sprintf("0.0.0.0:%d", port))
+	must(r.t, err)
+	r.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { // answers every line; a first empty read ends it
+				defer c.Close()
+				fmt.Fprintln(c, answer(p, port, c.RemoteAddr()))
+				io.Copy(c, c)
+			}()
+		}
+	}()
+}
+
+func (r *rig) serveUDP(p *rigPod, port int) {
+	pc, err := p.ns.ListenPacket(context.Background(), "udp", fmt.Sprintf("0.0.0.0:%d", port))
+	must(r.t, err)
+	r.t.Cleanup(func() { pc.Close() })
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			_, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			pc.WriteTo([]byte(answer(p, port, from)), from)
+		}
+	}()
+}
+
+// patience is how long a packet that should be answered may take; silence is how long one that should not be is waited for.
+const (
+	patience = 5 * time.Second
+	silence  = 300 * time.Millisecond
+)
+
+// dial connects from a namespace, from a port of its choice (0: any).
+func dial(ns *netns.NS, network, address string, d time.Duration) (net.Conn, error) {
+	return dialFrom(ns, network, address, d, 0)
+}
+
+func dialFrom(ns *netns.NS, network, address string, d time.Duration, port int) (net.Conn, error) {
+	kind := unix.SOCK_STREAM
+	if network == "udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	to := netip.MustParseAddrPort(address)
+	fd := -1
+	err := ns.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), address)
+	defer f.Close()
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil && port != 0 {
+		return nil, err
+	}
+	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+	if errors.Is(err, unix.EINPROGRESS) {
+		err = connected(fd, d)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
+	c, err := net.FileConn(f)
+	if err == nil {
+		c.SetDeadline(time.Now().Add(d))
+	}
+	return c, err
+}
+
+func connected(fd int, d time.Duration) error {
+	for until := time.Now().Add(d); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(time.Until(until).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return context.DeadlineExceeded
+		default:
+			code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+			if err == nil && code != 0 {
+				err = syscall.Errno(code)
+			}
+			return err
+		}
+	}
+}
+
+// try asks once: the answer is "pod:port client".
+func try(ns *netns.NS, network, address string, d time.Duration) (string, error) {
+	c, err := dial(ns, network, address, d)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return exchange(c)
+}
+
+func exchange(c net.Conn) (string, error) {
+	if _, udp := c.(*net.UDPConn); udp {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 100)
+	n, err := c.Read(buf)
+	return strings.TrimSpace(string(buf[:n])), err
+}
+
+// ask is try that must succeed; it returns the pod with its port, and the client address the pod saw.
+func (r *rig) ask(ns *netns.NS, network, address string) (pod, client string) {
+	r.t.Helper()
+	s, err := try(ns, network, address, patience)
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", network, address, err)
+	}
+	pod, client, _ = strings.Cut(s, " ")
+	return pod, client
+}
+
+// refused must be a refusal, fast.
+func (r *rig) refused(ns *netns.NS, network, address string) {
+	r.t.Helper()
+	began := time.Now()
+	s, err := try(ns, network, address, patience)
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		r.t.Errorf("%s %s: got %q, %v, want connection refused", network, address, s, err)
+	}
+	if took := time.Since(began); took > time.Second {
+		r.t.Errorf("%s %s: refused after %v", network, address, took)
+	}
+}
+
+// dropped must be silence.
+func (r *rig) dropped(ns *netns.NS, network, address string) {
+	r.t.Helper()
+	s, err := try(ns, network, address, silence)
+	if !errors.Is(err, context.DeadlineExceeded) && !os.IsTimeout(err) {
+		r.t.Errorf("%s %s: got %q, %v, want silence", network, address, s, err)
+	}
+}
+
+// spread asks n times, and counts the answers by pod and port.
+func (r *rig) spread(ns *netns.NS, network, address string, n int) map[string]int {
+	r.t.Helper()
+	out := map[string]int{}
+	for range n {
+		pod, _ := r.ask(ns, network, address)
+		out[pod]++
+	}
+	return out
+}
+
+// put creates or updates objects.
+func (r *rig) put(objs ...api.Object) {
+	r.t.Helper()
+	_, err := r.store.Update(context.Background(), func(tx *store.Tx) error {
+		for _, obj := range objs {
+			if _, err := tx.Get(api.KindOf(obj), obj.GetNamespace(), obj.GetName()); err == nil {
+				if err := tx.Update(obj); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := tx.Create(obj); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	must(r.t, err)
+	r.programmed()
+}
+
+func (r *rig) remove(obj api.Object) {
+	r.t.Helper()
+	_, err := r.store.Update(context.Background(), func(tx *store.Tx) error { return tx.Remove(obj) })
+	must(r.t, err)
+	r.programmed()
+}
+
+// service is a Service "default/name" with one TCP port 80, changed by edit.
+func service(name, ip string, edits ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip},
+			Ports: []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+		},
+	}
+	for _, e := range edits {
+		e(s)
+	}
+	return s
+}
+
+func ports(p ...corev1.ServicePort) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Spec.Ports = p }
+}
+
+func nodePort(n int32) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, n
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	}
+}
+
+func externalLocal(s *corev1.Service) {
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func internalLocal(s *corev1.Service) {
+	local := corev1.ServiceInternalTrafficPolicyLocal
+	s.Spec.InternalTrafficPolicy = &local
+}
+
+func externalIP(ip string) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Spec.ExternalIPs = append(s.Spec.ExternalIPs, ip) }
+}
+
+func loadBalancer(ip string) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: ip}}
+	}
+}
+
+func sticky(seconds int32) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
+	}
+}
+
+// slice is an EndpointSlice of a Service with all ports unnamed, TCP and UDP, on 8080.
+func slice(svc string, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: svc + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: svc}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints,
+		Ports: []discoveryv1.EndpointPort{slicePort("", corev1.ProtocolTCP, 8080), slicePort("", corev1.ProtocolUDP, 8080)},
+	}
+}
+
+func slicePort(name string, protocol corev1.Protocol, port int32) discoveryv1.EndpointPort {
+	return discoveryv1.EndpointPort{Name: &name, Protocol: &protocol, Port: &port}
+}
+
+// ready, unready and terminating are entries of slices.
+func ready(p *rigPod) discoveryv1.Endpoint { return entry(p, true, true, false) }
+
+func unready(p *rigPod) discoveryv1.Endpoint { return entry(p, false, false, false) }
+
+func terminating(p *rigPod) discoveryv1.Endpoint { return entry(p, false, true, true) }
+
+func entry(p *rigPod, ready, serving, terminating bool) discoveryv1.Endpoint {
+	return discoveryv1.Endpoint{
+		Addresses: []string{p.ip.String()}, NodeName: &p.node.name,
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: p.name},
+	}
+}
+
+func nn(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "default", Name: name}
+}
