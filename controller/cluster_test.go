@@ -46,7 +46,11 @@ func newCluster(t *testing.T, nodes ...string) *testCluster {
 			t.Errorf("Run: got %v, want nil at the end", err)
 		}
 	})
-	running.Go(func() { c.kubelet.run(ctx) })
+	pods, err := s.Watch(ctx, s.Revision(), api.Pods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running.Go(func() { c.kubelet.run(ctx, pods) })
 	t.Cleanup(func() {
 		stop()
 		running.Wait()
@@ -86,13 +90,12 @@ func node(name string) *corev1.Node {
 // deployment is one as the API would have defaulted it; its pods carry app=name.
 func deployment(name string, replicas int32) *appsv1.Deployment {
 	quarter, history, limit := intstr.FromString("25%"), int32(10), int32(600)
-	match := map[string]string{"app": name}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: name},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: match},
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: match},
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name}},
 				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: name + ":1", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}}},
 			},
 			Strategy: appsv1.DeploymentStrategy{
@@ -265,11 +268,7 @@ func (k *kubelet) set(c *testCluster, what string, hold bool) {
 	}
 }
 
-func (k *kubelet) run(ctx context.Context) {
-	w, err := k.store.Watch(ctx, k.store.Revision(), api.Pods)
-	if err != nil {
-		return
-	}
+func (k *kubelet) run(ctx context.Context, w store.Watcher) {
 	defer w.Close()
 	for {
 		batch, err := w.Next(ctx)

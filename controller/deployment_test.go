@@ -37,7 +37,7 @@ func TestARollingUpdateKeepsTheEndpointsReady(t *testing.T) {
 		t.Errorf("ready endpoints fell to %d, want never below 3", least)
 	}
 	for _, p := range list[*corev1.Pod](c, api.Pods) {
-		if p.Spec.Containers[0].Image != "web:2" {
+		if p.DeletionTimestamp == nil && p.Spec.Containers[0].Image != "web:2" {
 			t.Errorf("pod %s still runs %s", p.Name, p.Spec.Containers[0].Image)
 		}
 	}
@@ -139,7 +139,7 @@ func TestScalingDownDeletesTheUnreadyFirst(t *testing.T) {
 	change(c, api.Deployments, "web", func(d *appsv1.Deployment) { *d.Spec.Replicas = 2 })
 	c.until("two pods are left", func() bool { return len(list[*corev1.Pod](c, api.Pods)) == 2 })
 	for i, p := range list[*corev1.Pod](c, api.Pods) {
-		if p.Name != ready[i].Name {
+		if p.Name != ready[i].Name { // both lists are in order of names
 			t.Errorf("left: %s, want the ready %s", p.Name, ready[i].Name)
 		}
 	}
