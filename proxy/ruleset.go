@@ -197,28 +197,28 @@ func clearMark() rule {
 	return rule{text: "meta mark set 0", exprs: join([]expr.Any{&expr.Immediate{Register: reg1, Data: native(0)}}, setMark())}
 }
 
-// remember notes the handle in mark for the client and the id. nft's update refreshes the timeout of an element but never its
-// data: so delete it first.
-func remember(seconds uint32) chain {
-	dynset := func(op uint32, timeout uint32) []expr.Any {
-		return join(loadIP(reg1, offsetSource), loadCtMark(word1), loadMark(reg2), []expr.Any{&expr.Dynset{
-			SrcRegKey: reg1, SrcRegData: reg2, SetName: mapAffinity, Operation: op,
-			Timeout: time.Duration(timeout) * time.Second,
-		}})
-	}
-	return chain{name: rememberChain(seconds), rules: []rule{
-		{text: "delete @affinity { ip saddr . ct mark : meta mark }", exprs: dynset(dynsetDelete, 0)},
-		{
-			text:  fmt.Sprintf("update @affinity { ip saddr . ct mark timeout %ds : meta mark }", seconds),
-			exprs: dynset(unix.NFT_DYNSET_OP_UPDATE, seconds),
-		},
-	}}
+// onAffinity is a dynset expression on the remembered choice of the client and the id; the mark holds the handle.
+func onAffinity(op, seconds uint32) []expr.Any {
+	return join(loadIP(reg1, offsetSource), loadCtMark(word1), loadMark(reg2), []expr.Any{&expr.Dynset{
+		SrcRegKey: reg1, SrcRegData: reg2, SetName: mapAffinity, Operation: op, Timeout: time.Duration(seconds) * time.Second,
+	}})
 }
 
-// balanceRules choose an endpoint and deliver to it. deliver comes back when the endpoint is gone: each look-up reads the newest
+// remember notes the handle in the mark, or, when one is noted, begins its time anew: nft's update never changes the data of an
+// element. So forget first when the data changes, and only then: a deleted element stays in its hash chain until the kernel
+// clears up, once a second, and a chain of sixteen takes no more.
+func remember(seconds uint32) chain {
+	return chain{name: rememberChain(seconds), rules: []rule{{
+		text:  fmt.Sprintf("update @affinity { ip saddr . ct mark timeout %ds : meta mark }", seconds),
+		exprs: onAffinity(unix.NFT_DYNSET_OP_UPDATE, seconds),
+	}}}
+}
+
+// balanceRules choose an endpoint, the remembered one first, and deliver to it. deliver comes back when the endpoint is gone: each look-up reads the newest
 // generation of the table, and a Service may change between two of them. Then slot 0 is tried, which exists while any does,
 // and last the number of endpoints is read once more.
 func balanceRules() []rule {
+	forget := rule{text: "delete @affinity { ip saddr . ct mark : meta mark }", exprs: onAffinity(dynsetDelete, 0)}
 	deliver := rule{text: "jump deliver", exprs: verdict(expr.VerdictJump, "deliver")}
 	slot := rule{
 		text:  "meta mark set ct mark . meta mark map @slots",
@@ -240,9 +240,13 @@ func balanceRules() []rule {
 			text:  "meta mark != 0 jump deliver",
 			exprs: join(loadMark(reg1), compare(expr.CmpOpNeq, native(0)), verdict(expr.VerdictJump, "deliver")),
 		},
+		{
+			text:  "meta mark != 0 " + forget.text,
+			exprs: join(loadMark(reg1), compare(expr.CmpOpNeq, native(0)), forget.exprs),
+		},
 	}
 	out = append(out, draw...)
-	out = append(out, clearMark(), slot, deliver)
+	out = append(out, forget, clearMark(), slot, deliver, forget)
 	return append(out, draw...)
 }
 
