@@ -69,7 +69,7 @@ func (c *deployments) reconcile(t *turn, name string) error {
 	if err != nil || d.DeletionTimestamp != nil {
 		return err
 	}
-	if r.current == nil && !d.Spec.Paused && !resized(r) && !c.mustWait(r) {
+	if c.mayBegin(r) {
 		if r.current, err = c.createSet(t, r); err != nil {
 			return err
 		}
@@ -91,12 +91,13 @@ func (c *deployments) reconcile(t *turn, name string) error {
 	return c.report(t, r)
 }
 
-// mustWait tells that Recreate has old pods to end before the new ReplicaSet is made.
-func (c *deployments) mustWait(r rollout) bool {
-	if r.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+// mayBegin tells that the ReplicaSet of the newest template is missing and is to be made now: after a change of size is dealt with,
+// and, under Recreate, after the old pods have ended.
+func (c *deployments) mayBegin(r rollout) bool {
+	if r.current != nil || r.deployment.Spec.Paused || resized(r) {
 		return false
 	}
-	return r.oldPods || total(r.old) > 0
+	return r.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType || !r.oldPods && total(r.old) == 0
 }
 
 // look gathers a rollout, and sets ReplicaSets free that the selector matches no longer.

@@ -31,12 +31,24 @@ func (c *replicaSets) touched(t *turn, ev store.Event) {
 			t.todo(c, api.Name(ev.Object))
 		}
 	case api.Pods:
+		if t.by == controller(c) || sameReplica(ev) {
+			return
+		}
 		for _, pod := range states[*corev1.Pod](ev) {
 			if ref := metav1.GetControllerOf(pod); ref != nil && ref.Kind == api.ReplicaSets.Kind {
 				t.todo(c, pod.Namespace+"/"+ref.Name)
 			}
 		}
 	}
+}
+
+// sameReplica tells that nothing of a pod changed that its ReplicaSet counts: it was given its node, or an address.
+func sameReplica(ev store.Event) bool {
+	if ev.Type != store.Modified || relabelled(ev) {
+		return false
+	}
+	was, pod := ev.Old.(*corev1.Pod), ev.Object.(*corev1.Pod)
+	return podReady(was) == podReady(pod) && podActive(was) == podActive(pod)
 }
 
 func (c *replicaSets) reconcile(t *turn, name string) error {
@@ -49,22 +61,23 @@ func (c *replicaSets) reconcile(t *turn, name string) error {
 	if err != nil {
 		return err
 	}
-	if rs.DeletionTimestamp == nil {
-		switch missing := int(wanted(rs.Spec.Replicas)) - len(pods); {
-		case missing > 0:
-			err = c.make(t, rs, missing)
-		case missing < 0:
-			err = c.cull(t, rs, pods, -missing)
-		}
-		if err != nil {
-			return err
-		}
-		if pods, err = c.claimed(t, rs); err != nil {
-			return err
-		}
-		if len(pods) != int(wanted(rs.Spec.Replicas)) {
-			t.todo(c, name)
-		}
+	missing := int(wanted(rs.Spec.Replicas)) - len(pods)
+	switch {
+	case rs.DeletionTimestamp != nil || missing == 0:
+		return c.report(t, rs, pods)
+	case missing > 0:
+		err = c.make(t, rs, missing)
+	default:
+		err = c.cull(t, rs, pods, -missing)
+	}
+	if err != nil {
+		return err
+	}
+	if pods, err = c.claimed(t, rs); err != nil {
+		return err
+	}
+	if len(pods) != int(wanted(rs.Spec.Replicas)) {
+		t.todo(c, name) // the rest comes in another burst
 	}
 	return c.report(t, rs, pods)
 }

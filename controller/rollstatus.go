@@ -75,8 +75,7 @@ func progress(r rollout, s *appsv1.DeploymentStatus, now time.Time) {
 	case was != nil && was.Reason == reasonPaused:
 		moved(reasonResumed, "Deployment is resumed")
 	case r.current == nil:
-	case s.Replicas == s.UpdatedReplicas && was != nil && was.Reason == reasonComplete && condition(*s, appsv1.DeploymentProgressing).Message == completeMessage(r):
-		// Complete, and stays so when a pod is lost or the size changes.
+	case stillComplete(r, s):
 	case complete(d, s):
 		moved(reasonComplete, completeMessage(r))
 	case was == nil:
@@ -88,6 +87,12 @@ func progress(r rollout, s *appsv1.DeploymentStatus, now time.Time) {
 	case was.Reason == reasonTimedOut || !deadline(d, was).After(now):
 		set(corev1.ConditionFalse, reasonTimedOut, fmt.Sprintf("ReplicaSet %q has timed out progressing.", r.current.Name))
 	}
+}
+
+// stillComplete tells that the rollout to this ReplicaSet ended before; it stays so when a pod is lost or the size changes.
+func stillComplete(r rollout, s *appsv1.DeploymentStatus) bool {
+	was := condition(r.deployment.Status, appsv1.DeploymentProgressing)
+	return was != nil && was.Reason == reasonComplete && was.Message == completeMessage(r) && s.Replicas == s.UpdatedReplicas
 }
 
 func completeMessage(r rollout) string {
