@@ -222,8 +222,12 @@ type adoption struct {
 }
 
 // adopt makes the planner go on counting where the table stopped.
-func adopt(held elements, p *planner) *adoption {
-	for k, v := range held {
+func adopt(was held, p *planner) *adoption {
+	for k, v := range was.Remembered {
+		p.nextID = max(p.nextID, unpackMark(k.Key, 1)&^localBit+1)
+		p.nextHandle = max(p.nextHandle, unpackMark(v.Value, 0)&^classMask+1)
+	}
+	for k, v := range was.Elements {
 		switch k.Map {
 		case mapServices, mapExternal, mapNodePorts:
 			p.nextID = max(p.nextID, unpackMark(v.Value, 0)&^localBit+1)
@@ -239,12 +243,12 @@ func adopt(held elements, p *planner) *adoption {
 		}
 	}
 	for indexes := p.shapes.Indexes; ; indexes *= 2 {
-		if _, ok := held[elemKey{mapDraws, packMark(uint32(indexes))}]; !ok {
+		if _, ok := was.Elements[elemKey{mapDraws, packMark(uint32(indexes))}]; !ok {
 			break
 		}
 		p.shapes.Indexes = indexes
 	}
-	return &adoption{held: held, taken: map[uint32]struct{}{}}
+	return &adoption{held: was.Elements, taken: map[uint32]struct{}{}}
 }
 
 // port returns what the table knows of a service-port, by the address that leads to it; nil for nothing.

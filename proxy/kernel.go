@@ -45,6 +45,9 @@ type held struct {
 	Chains   []string
 	Sets     []string
 	Rules    int
+	// Remembered are the kernel's own elements: the choices of clients. They may outlive the id and the endpoint they name,
+	// whose numbers must not be given again while they do.
+	Remembered elements
 }
 
 // newChains lists the chains that the jumps among verbs lead to for the first time.
@@ -236,16 +239,20 @@ func (k *linux) read() (held, error) {
 	if err != nil {
 		return h, fmt.Errorf("list maps: %w", err)
 	}
-	h.Elements = elements{}
+	h.Elements, h.Remembered = elements{}, elements{}
 	for _, s := range sets {
 		d, known := mapDefByName[s.Name]
 		if !s.Anonymous {
 			h.Sets = append(h.Sets, s.Name)
 		}
-		if !known || d.remembers {
+		if !known {
 			continue
 		}
-		if err := dumpElements(k.dumps, d, h.Elements); err != nil {
+		into := h.Elements
+		if d.remembers {
+			into = h.Remembered
+		}
+		if err := dumpElements(k.dumps, d, into); err != nil {
 			return h, fmt.Errorf("read %s: %w", s.Name, err)
 		}
 	}

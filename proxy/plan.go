@@ -359,15 +359,15 @@ func (p *planner) table() elements {
 
 // full plans everything at once: the numbers that the kernel's table holds are taken over, and the verbs lead from that table
 // to what is desired. The flows that were left come from the same comparison.
-func (p *planner) full(held elements, all []*desired) plan {
-	p.found = adopt(held, p)
+func (p *planner) full(was held, all []*desired) plan {
+	p.found = adopt(was, p)
 	for _, d := range all {
 		p.set(d.Name, d)
 	}
 	p.left = append(p.left, p.found.rest()...)
 	p.found = nil
 	out := p.finish()
-	out.Verbs = diff(held, p.table())
+	out.Verbs = diff(was.Elements, p.table())
 	return out
 }
 

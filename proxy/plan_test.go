@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"fmt"
+	"github.com/google/go-cmp/cmp"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
+	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -40,4 +44,168 @@ func sampleServices() []*desired {
 		Ports: []desiredPort{{Protocol: protoSCTP, Port: 99, InternalLocal: true}},
 	}
 	return []*desired{one, two, three}
+}
+
+// random is a random state of a random one of a few Services, which share NodePorts and external addresses; nil: gone.
+func random(r *rand.Rand) (types.NamespacedName, *desired) {
+	i := r.IntN(5)
+	name := types.NamespacedName{Namespace: "default", Name: fmt.Sprintf("svc-%d", i)}
+	if r.IntN(6) == 0 {
+		return name, nil
+	}
+	d := &desired{Name: name, ClusterIP: netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(4)*5 + i)})}
+	for a := range r.IntN(3) {
+		d.External = append(d.External, netip.AddrFrom4([4]byte{172, 31, 0, byte(a)}))
+	}
+	for n := range r.IntN(3) {
+		p := desiredPort{
+			Name: fmt.Sprint(n), Protocol: []uint8{protoTCP, protoUDP}[n%2], Port: uint16(80 + r.IntN(2)),
+			Affinity: []uint32{0, 0, 10800, uint32(1 + r.IntN(30))}[r.IntN(4)], InternalLocal: r.IntN(3) == 0, ExternalLocal: r.IntN(3) == 0,
+		}
+		if r.IntN(2) == 0 {
+			p.NodePort = uint16(30000 + r.IntN(3))
+		}
+		for _, e := range sampleEndpoints(i, 24) {
+			if r.IntN(3) > 0 {
+				continue
+			}
+			p.Cluster = append(p.Cluster, e)
+			if r.IntN(2) == 0 {
+				p.Here = append(p.Here, e)
+				if p.InternalLocal || p.ExternalLocal {
+					p.Local = append(p.Local, e)
+				}
+			}
+		}
+		d.Ports = append(d.Ports, p)
+	}
+	return name, d
+}
+
+// consistent fails unless the table gives each service-port exactly its endpoints, and nothing hangs loose.
+func consistent(t *testing.T, table elements, planned map[types.NamespacedName]*plannedService) {
+	t.Helper()
+	handles, slots := map[uint32]bool{}, 0
+	for name, s := range planned {
+		for _, p := range s.ports {
+			for id, want := range map[uint32][]endpoint{p.id: p.Cluster, p.id | localBit: p.Local} {
+				got := map[netip.AddrPort]bool{}
+				for i := range want {
+					h, ok := table[elemKey{mapSlots, packMark(id, uint32(i))}]
+					e, there := table[elemKey{mapEndpoints, h.Value}]
+					if !ok || !there {
+						t.Fatalf("%s: slot %d of %#x is %v, its endpoint %v", name, i, id, ok, there)
+					}
+					slots++
+					handles[unpackMark(h.Value, 0)] = true
+					got[unpackEndpoint(e.Value)] = true
+				}
+				for _, e := range want {
+					if !got[e.Address] {
+						t.Fatalf("%s: %s has no slot under %#x", name, e.Address, id)
+					}
+				}
+				size, ok := table[elemKey{mapSizes, packMark(id)}]
+				if ok != (len(want) > 0) || ok && unpackMark(size.Value, 0) != uint32(len(want)) {
+					t.Fatalf("%s: the size of %#x is %v, want %d", name, id, size, len(want))
+				}
+			}
+		}
+	}
+	for k, v := range table {
+		switch k.Map {
+		case mapEndpoints:
+			if !handles[unpackMark(k.Key, 0)] {
+				t.Fatalf("handle %#x has no slot", unpackMark(k.Key, 0))
+			}
+			if class := unpackMark(k.Key, 0) >> classShift; class > 0 {
+				if _, ok := table[timeoutKey(int(class))]; !ok {
+					t.Fatalf("class %d has no timeout", class)
+				}
+			}
+		case mapSlots:
+			slots--
+		case mapSizes:
+			if _, ok := table[elemKey{mapDraws, v.Value}]; !ok {
+				t.Fatalf("nothing draws of %d", unpackMark(v.Value, 0))
+			}
+		}
+	}
+	if slots != 0 {
+		t.Fatalf("%d slots are too many", -slots)
+	}
+}
+
+// Any sequence of changes, in batches of any size, with restarts in between, keeps the table what a plan from nothing would
+// make it, never asks the kernel for what it would refuse, and never gives a number to another endpoint.
+func TestAnySequenceOfChangesEndsAtThePlan(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		p, table, given := newPlanner(4, nil), elements{}, map[uint32]elemValue{}
+		verbs := p.full(held{}, nil).Verbs
+		for step := 0; step < 40; step++ {
+			if r.IntN(10) == 0 { // a restart
+				next := newPlanner(4, nil)
+				var all []*desired
+				for _, s := range p.services {
+					all = append(all, s.desired)
+				}
+				verbs = next.full(held{Elements: maps.Clone(table)}, all).Verbs
+				p = next
+				clear(given) // nobody remembers what is not in the table
+			}
+			if err := check(table, verbs); err != nil {
+				t.Fatalf("seed %d, step %d: %v", seed, step, err)
+			}
+			for _, v := range verbs {
+				if v.Op == opDelete {
+					delete(table, v.elemKey)
+				} else {
+					table[v.elemKey] = v.elemValue
+				}
+			}
+			if d := cmp.Diff(p.table(), table); d != "" {
+				t.Fatalf("seed %d, step %d: plan (-) and table (+) differ:\n%s", seed, step, d)
+			}
+			consistent(t, table, p.services)
+			for k, v := range table {
+				if k.Map != mapEndpoints {
+					continue
+				}
+				h := unpackMark(k.Key, 0)
+				if old, ok := given[h]; ok && old != v {
+					t.Fatalf("seed %d, step %d: handle %#x was %v and is %v", seed, step, h, old, v)
+				}
+				given[h] = v
+			}
+			for range 1 + r.IntN(4) {
+				p.set(random(r))
+			}
+			verbs = p.finish().Verbs
+		}
+	}
+}
+
+// Removing endpoint k of n moves the last slot into k: the verbs, as nft would be told.
+func TestRemovingAnEndpointMovesTheLastSlot(t *testing.T) {
+	t.Parallel()
+	p := newPlanner(4, nil)
+	web := sampleServices()[0]
+	web.Ports = web.Ports[:1]
+	web.Ports[0].Here, web.Ports[0].NodePort = nil, 0
+	p.set(web.Name, web)
+	p.finish()
+	two := *web
+	two.Ports = []desiredPort{web.Ports[0]}
+	two.Ports[0].Cluster = web.Ports[0].Cluster[1:]
+	p.set(two.Name, &two)
+	want := `delete element ip kubarium endpoints { 0x00100000 comment "default/web-1-0 pod" : 10.244.1.1 . 8080 }
+delete element ip kubarium sizes { 0x00000001 }; add element ip kubarium sizes { 0x00000001 comment "default/web:http" : 0x00000002 }
+delete element ip kubarium slots { 0x00000001 . 0x00000000 }; add element ip kubarium slots { 0x00000001 . 0x00000000 comment "default/web:http" : 0x00100002 }
+delete element ip kubarium slots { 0x00000001 . 0x00000002 comment "default/web:http" : 0x00100002 }
+`
+	if d := cmp.Diff(want, p.finish().String()); d != "" {
+		t.Errorf("want (-) got (+):\n%s", d)
+	}
 }

@@ -317,7 +317,7 @@ func (p *Proxy) reconcile(reset bool) error {
 	if p.planner != nil {
 		next.nextID, next.nextHandle = p.planner.nextID, p.planner.nextHandle
 	}
-	todo := next.full(was.Elements, p.model.all())
+	todo := next.full(was, p.model.all())
 	b := batch{Declare: true, Reset: reset, Chains: ruleset(p.network, next.shapes), Verbs: todo.Verbs}
 	if reset {
 		b.Verbs = diff(nil, next.table())

@@ -95,6 +95,7 @@ func newRig(t *testing.T) *rig {
 		r.start(n)
 	}
 	t.Cleanup(r.check)
+	r.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "started"}})
 	return r
 }
 
