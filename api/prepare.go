@@ -1,0 +1,144 @@
+package api
+
+import (
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+)
+
+// SpecChanged tells whether new differs from old in what its writer asks for, so that the generation rises: the spec; for a
+// Deployment the annotations too (they are copied to its ReplicaSets); for an EndpointSlice everything but other metadata.
+func SpecChanged(new, old Object) bool {
+	same := equality.Semantic.DeepEqual
+	switch n := new.(type) {
+	case *corev1.Namespace:
+		return !same(n.Spec, old.(*corev1.Namespace).Spec)
+	case *corev1.Node:
+		return !same(n.Spec, old.(*corev1.Node).Spec)
+	case *corev1.Pod:
+		return !same(n.Spec, old.(*corev1.Pod).Spec)
+	case *corev1.Service:
+		return !same(n.Spec, old.(*corev1.Service).Spec)
+	case *appsv1.Deployment:
+		o := old.(*appsv1.Deployment)
+		return !same(n.Spec, o.Spec) || !same(n.Annotations, o.Annotations)
+	case *appsv1.ReplicaSet:
+		return !same(n.Spec, old.(*appsv1.ReplicaSet).Spec)
+	case *discoveryv1.EndpointSlice:
+		o := old.(*discoveryv1.EndpointSlice)
+		return !same(n.Endpoints, o.Endpoints) || !same(n.Ports, o.Ports) || n.AddressType != o.AddressType ||
+			!same(n.Labels, o.Labels)
+	}
+	return false
+}
+
+// PrepareForCreate puts a new object into the state in which every object of its kind begins, whatever its writer said about
+// it: no status, pods Pending, namespaces Active with the finalizer that lets their contents go first.
+func PrepareForCreate(obj Object) {
+	switch o := obj.(type) {
+	case *corev1.Namespace:
+		o.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
+		if !slices.Contains(o.Spec.Finalizers, corev1.FinalizerKubernetes) {
+			o.Spec.Finalizers = append(o.Spec.Finalizers, corev1.FinalizerKubernetes)
+		}
+	case *corev1.Pod:
+		o.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&o.Spec)}
+		if len(o.Spec.SchedulingGates) > 0 {
+			o.Status.Conditions = []corev1.PodCondition{{
+				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+				Message: "Scheduling is blocked due to non-empty scheduling gates",
+			}}
+		}
+	case *corev1.Service:
+		o.Status = corev1.ServiceStatus{}
+		if o.Spec.ClusterIP != "" && len(o.Spec.ClusterIPs) == 0 {
+			o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
+		}
+	case *appsv1.Deployment:
+		o.Status = appsv1.DeploymentStatus{}
+	case *appsv1.ReplicaSet:
+		o.Status = appsv1.ReplicaSetStatus{}
+	}
+}
+
+// PrepareForUpdate takes back what a writer of the whole object may not change (status), and gives a Service back the
+// addresses and node ports it was allocated when the writer left them out. old is only read.
+func PrepareForUpdate(new, old Object) {
+	switch n := new.(type) {
+	case *corev1.Namespace:
+		o := Copy(old.(*corev1.Namespace))
+		n.Status, n.Spec.Finalizers = o.Status, o.Spec.Finalizers
+	case *corev1.Node:
+		n.Status = Copy(old.(*corev1.Node)).Status
+	case *corev1.Pod:
+		n.Status = Copy(old.(*corev1.Pod)).Status
+	case *corev1.Service:
+		o := Copy(old.(*corev1.Service))
+		n.Status = o.Status
+		keepAllocated(n, o)
+		normalizeClusterIPs(n, o)
+		dropOtherTypes(n, o)
+	case *appsv1.Deployment:
+		n.Status = Copy(old.(*appsv1.Deployment)).Status
+	case *appsv1.ReplicaSet:
+		n.Status = Copy(old.(*appsv1.ReplicaSet)).Status
+	}
+}
+
+// PrepareForStatusUpdate takes back everything a writer of the subresource status may not change. old is only read.
+func PrepareForStatusUpdate(new, old Object) {
+	old = Copy(old)
+	switch n := new.(type) {
+	case *corev1.Namespace:
+		n.Spec = old.(*corev1.Namespace).Spec
+	case *corev1.Node:
+		n.Spec = old.(*corev1.Node).Spec
+	case *corev1.Pod:
+		n.Spec, n.OwnerReferences = old.(*corev1.Pod).Spec, old.GetOwnerReferences()
+		setEmpty(&n.Status.QOSClass, old.(*corev1.Pod).Status.QOSClass)
+		defaultPodStatus(&n.Status)
+	case *corev1.Service:
+		n.Spec = old.(*corev1.Service).Spec
+	case *appsv1.Deployment:
+		n.Spec, n.Labels = old.(*appsv1.Deployment).Spec, old.GetLabels()
+	case *appsv1.ReplicaSet:
+		n.Spec = old.(*appsv1.ReplicaSet).Spec
+	}
+	new.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	new.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	new.SetGeneration(old.GetGeneration())
+	new.SetFinalizers(old.GetFinalizers())
+}
+
+// qosClass is the pod's quality of service: Guaranteed when every container limits cpu and memory and asks for just that,
+// BestEffort when none says anything, else Burstable.
+func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
+	resources := make([]corev1.ResourceRequirements, 0, len(spec.Containers)+len(spec.InitContainers))
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			resources = append(resources, containers[i].Resources)
+		}
+	}
+	if spec.Resources != nil {
+		resources = []corev1.ResourceRequirements{*spec.Resources}
+	}
+	any, all := false, len(resources) > 0
+	for _, r := range resources {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			limit, request := r.Limits[name], r.Requests[name]
+			any = any || !limit.IsZero() || !request.IsZero()
+			all = all && !limit.IsZero() && limit.Cmp(request) == 0
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case all:
+		return corev1.PodQOSGuaranteed
+	default:
+		return corev1.PodQOSBurstable
+	}
+}
