@@ -12,7 +12,7 @@ import (
 	"kubarium.dev/node/netns"
 )
 
-func newNS(t *testing.T) *netns.NS {
+func newNS(t testing.TB) *netns.NS {
 	t.Helper()
 	ns, err := netns.New()
 	if err != nil {
@@ -38,7 +38,7 @@ func nft(t *testing.T, ns *netns.NS, stdin string, args ...string) string {
 	return out.String()
 }
 
-func openTestKernel(t *testing.T, ns *netns.NS) *linux {
+func openTestKernel(t testing.TB, ns *netns.NS) *linux {
 	t.Helper()
 	k, err := openKernel(ns)
 	if err != nil {

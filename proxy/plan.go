@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -302,6 +303,9 @@ func (p *planner) claim(owner types.NamespacedName, k elemKey, v *elemValue) {
 
 // put notes that an element went from one value to another; nil: it is not there.
 func (p *planner) put(k elemKey, old, new *elemValue) {
+	if p.found != nil {
+		return // full compares tables
+	}
 	c, noted := p.changes[k]
 	if !noted {
 		c.before = old
@@ -324,7 +328,7 @@ func (p *planner) finish() plan {
 			out.Verbs = append(out.Verbs, verb{opUpdate, element{k, *c.after}})
 		}
 	}
-	slices.SortFunc(out.Verbs, compareVerbs)
+	out.Verbs = ordered(out.Verbs)
 	clear(p.changes)
 	p.left, p.joined = nil, nil
 	return out
@@ -388,11 +392,26 @@ func diff(from, to elements) []verb {
 			out = append(out, verb{opDelete, element{k, v}})
 		}
 	}
-	slices.SortFunc(out, compareVerbs)
-	return out
+	return ordered(out)
 }
 
-// compareVerbs orders verbs by map and key, so that plans print the same each time.
-func compareVerbs(a, b verb) int {
-	return cmp.Or(cmp.Compare(a.Map, b.Map), cmp.Compare(a.Key, b.Key))
+// readable is how many verbs are put in order of key too. More are only grouped by map, for the kernel's sake: nobody reads them,
+// and sorting half a million takes a second.
+const readable = 4096
+
+// ordered sorts verbs by map and key, so that plans print the same each time.
+func ordered(verbs []verb) []verb {
+	byMap := map[string][]verb{}
+	for _, v := range verbs {
+		byMap[v.Map] = append(byMap[v.Map], v)
+	}
+	out := verbs[:0]
+	for _, name := range slices.Sorted(maps.Keys(byMap)) {
+		group := byMap[name]
+		if len(verbs) <= readable {
+			slices.SortFunc(group, func(a, b verb) int { return cmp.Compare(a.Key, b.Key) })
+		}
+		out = append(out, group...)
+	}
+	return out
 }
