@@ -70,7 +70,7 @@ func TestTheTableAsTextAndInTheKernelAreTheSame(t *testing.T) {
 	byText, byNetlink := newNS(t), newNS(t)
 	nft(t, byText, text.String(), "-f", "-")
 	k := openTestKernel(t, byNetlink)
-	if err := k.apply(batch{Declare: true, Chains: chains, Verbs: diff(nil, p.table())}); err != nil {
+	if err := k.apply(batch{Declare: true, Chains: chains, Verbs: diff(nil, p.all())}); err != nil {
 		t.Fatal(err)
 	}
 	list := func(ns *netns.NS) []string {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -334,29 +335,50 @@ func (p *planner) finish() plan {
 	return out
 }
 
-// table is the whole content that the kernel should hold.
-func (p *planner) table() elements {
-	out := elements{}
-	for _, e := range p.constant {
-		out[e.elemKey] = e.elemValue
-	}
-	for i := 1; i <= p.shapes.Indexes; i++ {
-		out[elemKey{mapDraws, packMark(uint32(i))}] = elemValue{Value: indexChain(i)}
-	}
-	for c, seconds := range p.shapes.Timeouts {
-		if v := timeoutValue(seconds); v != nil {
-			out[timeoutKey(c)] = *v
+// all yields the whole content that the kernel should hold, each element once.
+func (p *planner) all() iter.Seq[element] {
+	return func(yield func(element) bool) {
+		for _, list := range [][]element{p.constant, p.shapes.jumps()} {
+			for _, e := range list {
+				if !yield(e) {
+					return
+				}
+			}
 		}
-	}
-	for _, s := range p.services {
-		for _, e := range elementsOf(s) {
-			if !shared(e.Map) {
-				out[e.elemKey] = e.elemValue
+		for _, s := range p.services {
+			for _, e := range elementsOf(s) {
+				if !shared(e.Map) && !yield(e) {
+					return
+				}
+			}
+		}
+		for k := range p.claims {
+			if !yield(element{k, *p.claims.holder(k)}) {
+				return
 			}
 		}
 	}
-	for k := range p.claims {
-		out[k] = *p.claims.holder(k)
+}
+
+// jumps are the elements that lead to the chains of the shapes.
+func (s shapes) jumps() []element {
+	var out []element
+	for i := 1; i <= s.Indexes; i++ {
+		out = append(out, element{elemKey{mapDraws, packMark(uint32(i))}, elemValue{Value: indexChain(i)}})
+	}
+	for c, seconds := range s.Timeouts {
+		if v := timeoutValue(seconds); v != nil {
+			out = append(out, element{timeoutKey(c), *v})
+		}
+	}
+	return out
+}
+
+// table is all as a map.
+func (p *planner) table() elements {
+	out := elements{}
+	for e := range p.all() {
+		out[e.elemKey] = e.elemValue
 	}
 	return out
 }
@@ -371,27 +393,28 @@ func (p *planner) full(was held, all []*desired) plan {
 	p.left = append(p.left, p.found.rest()...)
 	p.found = nil
 	out := p.finish()
-	out.Verbs = diff(was.Elements, p.table())
+	out.Verbs = diff(was.Elements, p.all())
 	return out
 }
 
-// diff lists the verbs that lead from one content to another.
-func diff(from, to elements) []verb {
+// diff lists the verbs that lead from one content to another. It empties from.
+func diff(from elements, to iter.Seq[element]) []verb {
 	var out []verb
-	for k, v := range to {
-		old, held := from[k]
+	for e := range to {
+		old, held := from[e.elemKey]
 		switch {
 		case !held:
-			out = append(out, verb{opAdd, element{k, v}})
-		case old != v:
-			out = append(out, verb{opUpdate, element{k, v}})
+			out = append(out, verb{opAdd, e})
+			continue
+		case old != e.elemValue:
+			out = append(out, verb{opUpdate, e})
 		}
+		delete(from, e.elemKey)
 	}
 	for k, v := range from {
-		if _, stays := to[k]; !stays {
-			out = append(out, verb{opDelete, element{k, v}})
-		}
+		out = append(out, verb{opDelete, element{k, v}})
 	}
+	clear(from)
 	return ordered(out)
 }
 

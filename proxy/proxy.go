@@ -320,7 +320,7 @@ func (p *Proxy) reconcile(reset bool) error {
 	todo := next.full(was, p.model.all())
 	b := batch{Declare: true, Reset: reset, Chains: ruleset(p.network, next.shapes), Verbs: todo.Verbs}
 	if reset {
-		b.Verbs = diff(nil, next.table())
+		b.Verbs = diff(nil, next.all())
 	} else {
 		b.DropChains, b.DropSets = stale(was, b.Chains)
 	}
