@@ -246,13 +246,16 @@ func sorted(names map[types.NamespacedName]struct{}) []types.NamespacedName {
 	return out
 }
 
-func (p *Proxy) apply(b batch) error {
-	if err := p.kernel.apply(b); err != nil {
-		p.stats.Failures++
-		return err
+// apply sends a batch, a very large one in parts.
+func (p *Proxy) apply(whole batch) error {
+	for _, b := range split(whole, batchVerbs) {
+		if err := p.kernel.apply(b); err != nil {
+			p.stats.Failures++
+			return err
+		}
+		p.stats.Batches++
+		p.stats.Verbs += uint64(len(b.Verbs))
 	}
-	p.stats.Batches++
-	p.stats.Verbs += uint64(len(b.Verbs))
 	return nil
 }
 
