@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -37,7 +38,7 @@ func Validate(obj Object) field.ErrorList {
 	case *corev1.ConfigMap:
 		errs = append(errs, validateConfigMap(o)...)
 	case *corev1.Event:
-		errs = validateEvent(o) // Kubernetes checks nothing else of v1 events
+		errs = append(errs, validateEvent(o)...)
 	case *appsv1.Deployment:
 		errs = append(errs, validateDeployment(o)...)
 	case *appsv1.ReplicaSet:
@@ -67,7 +68,7 @@ func ValidateUpdate(new, old Object) field.ErrorList {
 	case *corev1.ConfigMap:
 		errs = append(errs, validateConfigMapUpdate(n, old.(*corev1.ConfigMap))...)
 	case *corev1.Event:
-		errs = validateEvent(n)
+		errs = append(errs, validateEvent(n)...)
 	case *appsv1.Deployment:
 		errs = append(errs, validateDeployment(n)...)
 		errs = append(errs, immutable(n.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector, "spec", "selector")...)
@@ -107,6 +108,8 @@ func nameRule(obj Object) apivalidation.ValidateNameFunc {
 	switch obj.(type) {
 	case *corev1.Namespace, *corev1.Service:
 		return apivalidation.NameIsDNSLabel
+	case *corev1.Event:
+		return path.ValidatePathSegmentName
 	}
 	return apivalidation.NameIsDNSSubdomain
 }

@@ -73,9 +73,12 @@ func validateNodeUpdate(node, old *corev1.Node) field.ErrorList {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"),
 			`node updates may not change podCIDR except from "" to valid`))
 	}
-	if was := old.Spec.ProviderID; was != "" && was != node.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"),
-			`node updates may not change providerID except from "" to valid`))
+	if was, is := old.Spec.ProviderID, node.Spec.ProviderID; was != "" && was != is {
+		message := "field cannot be modified once set"
+		if is == "" {
+			message = "field cannot be cleared once set"
+		}
+		errs = append(errs, field.Invalid(field.NewPath("spec", "providerID"), nil, message))
 	}
 	return errs
 }

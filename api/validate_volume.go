@@ -50,10 +50,12 @@ func validateVolumeSource(source *corev1.VolumeSource, at *field.Path) field.Err
 		return field.ErrorList{field.Required(at, "must specify a volume type")}
 	}
 	if s := source.Secret; s != nil {
-		errs = append(errs, volumeItems(s.SecretName, "secretName", s.DefaultMode, s.Items, at.Child("secret"))...)
+		errs = append(errs, sourceName(s.SecretName, at.Child("secret", "secretName"))...)
+		errs = append(errs, volumeItems(s.DefaultMode, s.Items, at.Child("secret"))...)
 	}
 	if s := source.ConfigMap; s != nil {
-		errs = append(errs, volumeItems(s.Name, "name", s.DefaultMode, s.Items, at.Child("configMap"))...)
+		errs = append(errs, sourceName(s.Name, at.Child("configMap", "name"))...)
+		errs = append(errs, volumeItems(s.DefaultMode, s.Items, at.Child("configMap"))...)
 	}
 	if s := source.HostPath; s != nil {
 		errs = append(errs, validateHostPath(s, at.Child("hostPath"))...)
@@ -67,13 +69,15 @@ func validateVolumeSource(source *corev1.VolumeSource, at *field.Path) field.Err
 	return errs
 }
 
-//nolint:revive // five words that belong together: a named source, its mode and its items
-func volumeItems(name, called string, mode *int32, items []corev1.KeyToPath, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if name == "" {
-		errs = append(errs, field.Required(at.Child(called), ""))
+func sourceName(name string, at *field.Path) field.ErrorList {
+	if name != "" {
+		return nil
 	}
-	errs = append(errs, fileMode(mode, at.Child("defaultMode"))...)
+	return field.ErrorList{field.Required(at, "")}
+}
+
+func volumeItems(mode *int32, items []corev1.KeyToPath, at *field.Path) field.ErrorList {
+	errs := fileMode(mode, at.Child("defaultMode"))
 	for i, item := range items {
 		p := at.Child("items").Index(i)
 		if item.Key == "" {
