@@ -494,3 +494,25 @@ func TestCountsAreExact(t *testing.T) {
 		t.Errorf("want (-) got (+):\n%s", d)
 	}
 }
+
+// P-35: each connection begins the timeout anew; after a pause longer than it, a new choice is made.
+func TestAffinityEndsAfterItsTimeout(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b, client := r.pod(1), r.pod(2), r.pod(1)
+	r.put(service("web", "10.96.0.20", sticky(1)), slice("web", ready(a), ready(b)))
+	first, _ := r.ask(client.ns, "tcp", "10.96.0.20:80")
+	for range 6 { // 2.4 s of pauses shorter than the timeout
+		<-time.After(400 * time.Millisecond) // the kernel's clock is what is tested
+		if pod, _ := r.ask(client.ns, "tcp", "10.96.0.20:80"); pod != first {
+			t.Fatalf("a client that calls on moved from %s to %s", first, pod)
+		}
+	}
+	for range 12 {
+		<-time.After(1100 * time.Millisecond)
+		if pod, _ := r.ask(client.ns, "tcp", "10.96.0.20:80"); pod != first {
+			return
+		}
+	}
+	t.Errorf("after twelve pauses longer than the timeout the client is still on %s", first)
+}

@@ -56,14 +56,14 @@ func event(typ store.EventType, obj, old api.Object) store.Event {
 	return store.Event{Type: typ, Kind: api.KindOf(obj), Object: obj, Old: old}
 }
 
-// load fills a proxy with n Services of five endpoints each.
+// load fills a proxy with n Services of one endpoint each, which is all that a test of one change needs.
 func load(t testing.TB, n int) (*Proxy, *fake) {
 	t.Helper()
 	p, f := onFake()
 	dirty := map[types.NamespacedName]struct{}{}
 	for i := range n {
 		p.model.take(event(store.Added, numbered(i), nil), dirty)
-		p.model.take(event(store.Added, numberedSlice(i, 5), nil), dirty)
+		p.model.take(event(store.Added, numberedSlice(i, 1), nil), dirty)
 	}
 	if err := p.reconcile(false); err != nil {
 		t.Fatal(err)
