@@ -117,14 +117,21 @@ func defaultContainer(c *corev1.Container) {
 	}
 }
 
-// imageTag is the tag an image name stands for: "latest" when it names neither tag nor digest, "" for a digest alone.
+// imageTag is the tag an image name stands for: "latest" when it names neither tag nor digest, "" for a digest alone and for
+// what is no image name.
 func imageTag(image string) string {
 	name, _, digest := strings.Cut(image, "@")
-	last := name[strings.LastIndex(name, "/")+1:]
-	if _, tag, ok := strings.Cut(last, ":"); ok {
-		return tag
+	host, path, ok := strings.Cut(name, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		path = name
 	}
-	if digest || last == "" {
+	path, tag, tagged := strings.Cut(path, ":")
+	switch {
+	case path == "" || path != strings.ToLower(path) || strings.ContainsAny(name, " \t\n"):
+		return ""
+	case tagged:
+		return tag
+	case digest:
 		return ""
 	}
 	return "latest"
@@ -162,19 +169,22 @@ func defaultVolume(v *corev1.Volume) {
 	if v.VolumeSource == (corev1.VolumeSource{}) {
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
-	switch {
-	case v.HostPath != nil:
+	if v.HostPath != nil {
 		setDefault(&v.HostPath.Type, corev1.HostPathUnset)
-	case v.Secret != nil:
+	}
+	if v.Secret != nil {
 		setDefault(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
-	case v.ConfigMap != nil:
+	}
+	if v.ConfigMap != nil {
 		setDefault(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
-	case v.DownwardAPI != nil:
+	}
+	if v.DownwardAPI != nil {
 		setDefault(&v.DownwardAPI.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
 		for i := range v.DownwardAPI.Items {
 			defaultFieldRef(v.DownwardAPI.Items[i].FieldRef)
 		}
-	case v.Projected != nil:
+	}
+	if v.Projected != nil {
 		defaultProjected(v.Projected)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"gopkg.in/yaml.v3"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -58,7 +59,7 @@ func (m Manifest) UnknownFields() []FieldError {
 	if !ok || m.node == nil {
 		return nil
 	}
-	c := checker{m: m, root: reflect.TypeOf(kind.New()).Elem()}
+	c := checker{m: m, root: reflect.TypeOf(kind.New()).Elem(), homes: map[string]string{}}
 	c.check(m.node, c.root, "", 0)
 	return c.errs
 }
@@ -67,6 +68,7 @@ type checker struct {
 	m     Manifest
 	root  reflect.Type
 	errs  []FieldError
+	homes map[string]string // what homeOf said of each name
 	nodes int
 }
 
@@ -252,9 +254,16 @@ func overflows(v any, t reflect.Type) bool {
 	return false
 }
 
-// jsonFields lists a struct's fields by their JSON names, those of embedded structs included.
+// fieldsByType remembers jsonFields: map[reflect.Type]map[string]reflect.Type.
+var fieldsByType sync.Map
+
+// jsonFields lists a struct's fields by their JSON names, those of embedded structs included. The map is shared: read only.
 func jsonFields(t reflect.Type) map[string]reflect.Type {
+	if known, ok := fieldsByType.Load(t); ok {
+		return known.(map[string]reflect.Type)
+	}
 	fields := map[string]reflect.Type{}
+	defer fieldsByType.Store(t, fields)
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -37,11 +37,19 @@ func (c *checker) suggest(t reflect.Type, name string) string {
 	if near := nearest(name, slices.Sorted(maps.Keys(jsonFields(t)))); near != "" {
 		return `did you mean "` + near + `"?`
 	}
-	if home := homeOf(c.root, name); home != "" {
-		return "it belongs in " + home
+	home, known := c.homes[name]
+	if !known && len(c.homes) < maxHomeSearches {
+		home = homeOf(c.root, name)
+		c.homes[name] = home
 	}
-	return ""
+	if home == "" {
+		return ""
+	}
+	return "it belongs in " + home
 }
+
+// maxHomeSearches bounds the searches for the homes of misplaced fields in one object: each looks at thousands of types.
+const maxHomeSearches = 50
 
 // maxHomeDepth is how far below the object's top a misplaced field is looked for: spec.template.spec.containers[0] is five deep.
 const maxHomeDepth = 5

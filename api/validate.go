@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // Validate returns everything that is wrong with a new object, each error with its field path and Kubernetes 1.37's words.
@@ -53,7 +53,7 @@ func Validate(obj Object) field.ErrorList {
 // new has been defaulted and prepared (PrepareForUpdate). A new object without resourceVersion is an update of whatever
 // stands there.
 func ValidateUpdate(new, old Object) field.ErrorList {
-	errs := validateMetaUpdate(new, old)
+	errs := append(validateMeta(new), validateMetaUpdate(new, old)...)
 	switch n := new.(type) {
 	case *corev1.Node:
 		errs = append(errs, validateNode(n)...)
@@ -79,7 +79,18 @@ func ValidateUpdate(new, old Object) field.ErrorList {
 		errs = append(errs, validateSlice(n)...)
 		errs = append(errs, immutable(n.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, "addressType")...)
 	}
-	return errs
+	return distinct(errs)
+}
+
+// distinct leaves out what has been said already: a field is judged by itself and as the successor of another.
+func distinct(errs field.ErrorList) field.ErrorList {
+	said := map[string]bool{}
+	return slices.DeleteFunc(errs, func(e *field.Error) bool {
+		words := e.Error()
+		known := said[words]
+		said[words] = true
+		return known
+	})
 }
 
 // ValidateStatusUpdate returns what is wrong with new as a write of old's status.
@@ -173,7 +184,7 @@ func invalid(path *field.Path, value any, messages []string) field.ErrorList {
 	return errs
 }
 
-// oneOf complains when value is empty (Required) or not among the supported ones.
+// oneOf complains when value is empty (Required) or not among the supported ones, which are named in Kubernetes' order.
 func oneOf[T ~string](path *field.Path, value T, supported ...T) field.ErrorList {
 	if value == "" && !slices.Contains(supported, "") {
 		return field.ErrorList{field.Required(path, "")}
@@ -186,7 +197,7 @@ func supportedOr[T ~string](path *field.Path, value T, supported ...T) field.Err
 	if slices.Contains(supported, value) {
 		return nil
 	}
-	return field.ErrorList{field.NotSupported(path, value, slices.Sorted(slices.Values(supported)))}
+	return field.ErrorList{field.NotSupported(path, value, supported)}
 }
 
 func dnsLabel(path *field.Path, value string) field.ErrorList {
@@ -213,7 +224,7 @@ func portNumberOrName(path *field.Path, port intstr.IntOrString) field.ErrorList
 }
 
 func protocol(path *field.Path, p corev1.Protocol) field.ErrorList {
-	return oneOf(path, p, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+	return oneOf(path, p, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
 }
 
 func notNegative(path *field.Path, value int64) field.ErrorList {
@@ -227,11 +238,10 @@ func address(path *field.Path, value string, old []string) field.ErrorList {
 
 // endpointAddress complains about addresses traffic cannot be sent to.
 func endpointAddress(path *field.Path, value string) field.ErrorList {
-	ip, err := netip.ParseAddr(value)
-	if err != nil {
+	ip := netutils.ParseIPSloppy(value)
+	if ip == nil {
 		return field.ErrorList{field.Invalid(path, value, "must be a valid IP address")}
 	}
-	ip = ip.Unmap()
 	switch {
 	case ip.IsUnspecified():
 		return field.ErrorList{field.Invalid(path, value, "may not be unspecified ("+value+")")}

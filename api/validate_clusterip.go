@@ -2,12 +2,12 @@ package api
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // validateClusterIPs checks clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy, each alone and one with the other.
@@ -27,8 +27,8 @@ func validateClusterIPs(svc, old *corev1.Service) field.ErrorList {
 		seen[family] = true
 	}
 	if p := spec.IPFamilyPolicy; p != nil {
-		errs = append(errs, supportedOr(serviceSpec.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicySingleStack,
-			corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)...)
+		errs = append(errs, supportedOr(serviceSpec.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicyPreferDualStack,
+			corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
 	var had []string
 	if old != nil {
@@ -71,26 +71,26 @@ func validateClusterIPList(svc *corev1.Service, had []string) field.ErrorList {
 	if bad || isHeadless(svc) {
 		return errs
 	}
-	seen := map[corev1.IPFamily]bool{}
-	for i, ip := range ips {
-		family := familyOf(ip)
-		if seen[family] {
+	if len(ips) > 1 {
+		dual, err := netutils.IsDualStackIPStrings(ips)
+		if err != nil { // an old value, from laxer times
+			errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
+		}
+		if !dual {
 			errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
 		}
-		seen[family] = true
-		if i < len(svc.Spec.IPFamilies) && svc.Spec.IPFamilies[i] != family {
-			errs = append(errs, field.Invalid(path.Index(i), ip,
-				fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", svc.Spec.IPFamilies[i], i)))
+	}
+	for i := range min(len(ips), len(svc.Spec.IPFamilies)) {
+		want, is := svc.Spec.IPFamilies[i], corev1.IPv4Protocol
+		if netutils.IsIPv6String(ips[i]) {
+			is = corev1.IPv6Protocol
+		}
+		if want != is && (want == corev1.IPv4Protocol || want == corev1.IPv6Protocol) {
+			errs = append(errs, field.Invalid(path.Index(i), ips[i],
+				fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", want, i)))
 		}
 	}
 	return errs
-}
-
-func familyOf(ip string) corev1.IPFamily {
-	if a, err := netip.ParseAddr(ip); err == nil && a.Is6() {
-		return corev1.IPv6Protocol
-	}
-	return corev1.IPv4Protocol
 }
 
 // validateServiceUpdate: the addresses of a Service stay what they are, unless its type goes to or from ExternalName.

@@ -34,7 +34,7 @@ func (v containerRules) containers(containers []corev1.Container, path *field.Pa
 		errs = append(errs, v.handlers(c, p)...)
 		if c.RestartPolicy != nil {
 			errs = append(errs, supportedOr(p.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways,
-				corev1.ContainerRestartPolicyOnFailure, corev1.ContainerRestartPolicyNever)...)
+				corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 		}
 	}
 	return append(errs, hostPortConflicts(containers, path)...)
@@ -56,7 +56,7 @@ func (v containerRules) initContainers(spec *corev1.PodSpec, path *field.Path) f
 		errs = append(errs, hostPortConflicts(spec.InitContainers[i:i+1], path)...)
 		if c.RestartPolicy != nil {
 			errs = append(errs, supportedOr(p.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways,
-				corev1.ContainerRestartPolicyOnFailure, corev1.ContainerRestartPolicyNever)...)
+				corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 			if *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 				errs = append(errs, v.handlers(c, p)...)
 				continue
@@ -154,7 +154,7 @@ func validateResources(r *corev1.ResourceRequirements, path *field.Path) field.E
 		q := r.Requests[name]
 		errs = append(errs, containerResource(name, q, path.Child("requests").Key(string(name)))...)
 		limit, limited := r.Limits[name]
-		overcommit := !strings.Contains(string(name), "/") && !strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
+		overcommit := isNative(name) && !strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 		switch {
 		case !limited && !overcommit:
 			errs = append(errs, field.Required(path.Child("limits"), "Limit must be set for non overcommitable resources"))
@@ -176,14 +176,37 @@ var containerResources = []corev1.ResourceName{
 
 func containerResource(name corev1.ResourceName, q resource.Quantity, path *field.Path) field.ErrorList {
 	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
-	if len(errs) == 0 && !strings.Contains(string(name), "/") && !slices.Contains(containerResources, name) &&
-		!strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
-		if !strings.Contains(standardResources, " "+string(name)+" ") {
+	switch {
+	case strings.Contains(string(name), "/"):
+		if !isNative(name) && !isExtended(name) {
+			errs = append(errs, field.Invalid(path, name, "doesn't follow extended resource name standard"))
+		}
+	case slices.Contains(containerResources, name) || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
+	default:
+		if len(errs) == 0 && !strings.Contains(standardResources, " "+string(name)+" ") {
 			errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
 		}
 		errs = append(errs, field.Invalid(path, name, "must be a standard resource for containers"))
 	}
 	return append(errs, quantity(name, q, path)...)
+}
+
+// isNative: the resource is Kubernetes' own, not one that some device brings.
+func isNative(name corev1.ResourceName) bool {
+	return !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
+}
+
+// isExtended: the resource is a device's, counted in whole numbers, and a quota can name it.
+func isExtended(name corev1.ResourceName) bool {
+	return !isNative(name) && !strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) &&
+		len(validation.IsQualifiedName(corev1.DefaultResourceRequestsPrefix+string(name))) == 0
+}
+
+// countedResources are Kubernetes' own resources that come whole.
+var countedResources = []corev1.ResourceName{
+	corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers,
+	corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims,
+	corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers,
 }
 
 // standardResources are known to Kubernetes, though not all of them are a container's.
@@ -196,9 +219,7 @@ func quantity(name corev1.ResourceName, q resource.Quantity, path *field.Path) f
 	if q.Sign() < 0 {
 		return field.ErrorList{field.Invalid(path, q.String(), "must be greater than or equal to 0")}
 	}
-	whole := name == corev1.ResourcePods ||
-		strings.Contains(string(name), "/") && !strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
-	if whole && q.MilliValue()%1000 != 0 {
+	if whole := isExtended(name) || slices.Contains(countedResources, name); whole && q.MilliValue()%1000 != 0 {
 		return field.ErrorList{field.Invalid(path, q, "must be an integer")}
 	}
 	return nil

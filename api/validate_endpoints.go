@@ -1,13 +1,12 @@
 package api
 
 import (
-	"net/netip"
-
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // Limits of one EndpointSlice, Kubernetes' own.
@@ -67,7 +66,7 @@ func validateEndpointPort(p *corev1.EndpointPort, needsName bool, path *field.Pa
 
 func validateSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := oneOf(field.NewPath("addressType"), s.AddressType,
-		discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN)
+		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	errs = append(errs, validateSlicePorts(s.Ports, field.NewPath("ports"))...)
 	path := field.NewPath("endpoints")
 	if len(s.Endpoints) > maxEndpoints {
@@ -101,7 +100,7 @@ func validateSlicePorts(ports []discoveryv1.EndpointPort, path *field.Path) fiel
 			errs = append(errs, field.Required(p.Child("protocol"), ""))
 		} else {
 			errs = append(errs, supportedOr(p.Child("protocol"), *port.Protocol,
-				corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
+				corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		}
 		if port.AppProtocol != nil {
 			errs = append(errs, qualifiedName(p.Child("appProtocol"), *port.AppProtocol)...)
@@ -155,11 +154,10 @@ func sliceAddress(a string, t discoveryv1.AddressType, path *field.Path, i int) 
 	if len(errs) > 0 {
 		return errs
 	}
-	ip, err := netip.ParseAddr(a)
-	if t == discoveryv1.AddressTypeIPv4 && (err != nil || !ip.Is4()) {
+	if t == discoveryv1.AddressTypeIPv4 && !netutils.IsIPv4String(a) {
 		errs = append(errs, field.Invalid(path, a, "must be an IPv4 address"))
 	}
-	if t == discoveryv1.AddressTypeIPv6 && (err != nil || !ip.Is6()) {
+	if t == discoveryv1.AddressTypeIPv6 && !netutils.IsIPv6String(a) {
 		errs = append(errs, field.Invalid(path, a, "must be an IPv6 address"))
 	}
 	return append(errs, endpointAddress(path.Index(i), a)...)

@@ -115,6 +115,7 @@ func subscript(path string) (name, key string, ok bool) {
 }
 
 func envResource(ref *corev1.ResourceFieldSelector, path *field.Path) field.ErrorList {
+	at := path.Child("divisor")
 	path = path.Child("resource")
 	huge := strings.HasPrefix(ref.Resource, "limits.hugepages-") || strings.HasPrefix(ref.Resource, "requests.hugepages-")
 	switch {
@@ -122,8 +123,23 @@ func envResource(ref *corev1.ResourceFieldSelector, path *field.Path) field.Erro
 		return field.ErrorList{field.Required(path, "")}
 	case !huge && !slices.Contains(envResources, ref.Resource):
 		return field.ErrorList{field.NotSupported(path, ref.Resource, envResources)}
+	case ref.Divisor.IsZero():
+		return nil
 	}
-	return nil
+	const cpu, other = "1m and 1", "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei"
+	units, what := other, "hugepages"
+	switch _, name, _ := strings.Cut(ref.Resource, "."); name {
+	case "cpu":
+		units, what = cpu, "cpu"
+	case "memory":
+		what = "memory"
+	case "ephemeral-storage":
+		what = "local ephemeral storage"
+	}
+	if slices.Contains(strings.FieldsFunc(units, func(r rune) bool { return r == ',' || r == ' ' }), ref.Divisor.String()) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, ref.Resource, "only divisor's values "+units+" are supported with the "+what+" resource")}
 }
 
 func validateEnvFrom(sources []corev1.EnvFromSource, path *field.Path) field.ErrorList {

@@ -1,8 +1,8 @@
 package api
 
 import (
+	"fmt"
 	"maps"
-	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,7 +12,15 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
+
+// taintValue is how Kubernetes prints a taint that another one repeats.
+type taintValue struct {
+	Key, Value string
+	Effect     corev1.TaintEffect
+	TimeAdded  *metav1.Time
+}
 
 func validateNode(node *corev1.Node) field.ErrorList {
 	var errs field.ErrorList
@@ -26,7 +34,7 @@ func validateNode(node *corev1.Node) field.ErrorList {
 		errs = append(errs, taintEffect(p.Child("effect"), t.Effect)...)
 		key := t.Key + "\x00" + string(t.Effect)
 		if seen[key] {
-			e := field.Duplicate(p, t)
+			e := field.Duplicate(p, taintValue{t.Key, t.Value, t.Effect, t.TimeAdded})
 			e.Detail = "taints must be unique by key and effect pair"
 			errs = append(errs, e)
 		}
@@ -45,16 +53,19 @@ func validateNode(node *corev1.Node) field.ErrorList {
 
 func validatePodCIDRs(cidrs []string) field.ErrorList {
 	var errs field.ErrorList
-	path, v4, v6 := field.NewPath("spec", "podCIDRs"), 0, 0
+	path := field.NewPath("spec", "podCIDRs")
 	for i, c := range cidrs {
 		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, true, nil)...)
-		if p, err := netip.ParsePrefix(c); err == nil && p.Addr().Is6() {
-			v6++
-		} else {
-			v4++
-		}
 	}
-	if v4 > 1 || v6 > 1 {
+	if len(cidrs) < 2 {
+		return errs
+	}
+	dual, err := netutils.IsDualStackCIDRStrings(cidrs)
+	if err != nil {
+		errs = append(errs, field.InternalError(path,
+			fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+	}
+	if !dual || len(cidrs) > 2 {
 		errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one CIDR for each IP family"))
 	}
 	return errs

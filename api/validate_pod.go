@@ -105,6 +105,9 @@ func validatePodNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if spec.RuntimeClassName != nil {
 		errs = append(errs, dnsSubdomain(path.Child("runtimeClassName"), *spec.RuntimeClassName)...)
 	}
+	for i, gate := range spec.ReadinessGates {
+		errs = append(errs, qualifiedName(path.Child("readinessGates").Index(i).Child("conditionType"), string(gate.ConditionType))...)
+	}
 	seen := map[string]bool{}
 	for i, gate := range spec.SchedulingGates {
 		p := path.Child("schedulingGates").Index(i)
@@ -198,6 +201,9 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 		return field.ErrorList{field.Forbidden(podSpecPath.Child("initContainers"), addRemove)}
 	}
 	errs := validateDeadlineUpdate(spec.ActiveDeadlineSeconds, was.ActiveDeadlineSeconds)
+	if len(errs) > 0 && spec.ActiveDeadlineSeconds != nil {
+		return errs
+	}
 	errs = append(errs, onlyAddedTolerations(spec.Tolerations, was.Tolerations)...)
 	errs = append(errs, onlyDeletedGates(spec.SchedulingGates, was.SchedulingGates)...)
 	if equality.Semantic.DeepEqual(spec, was) {
@@ -229,6 +235,8 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 func validateDeadlineUpdate(is, was *int64) field.ErrorList {
 	path := podSpecPath.Child("activeDeadlineSeconds")
 	switch {
+	case is != nil && (*is < 0 || *is > math.MaxInt32):
+		return field.ErrorList{field.Invalid(path, *is, validation.InclusiveRangeError(0, math.MaxInt32))}
 	case is == nil && was != nil:
 		return field.ErrorList{field.Invalid(path, is, "must not update from a positive integer to nil value")}
 	case is != nil && was != nil && *was < *is:

@@ -139,6 +139,10 @@ func nodeSelectorTerm(t corev1.NodeSelectorTerm, strict bool, path *field.Path) 
 		}
 		if r.Key != metav1.ObjectNameField {
 			errs = append(errs, field.Invalid(p.Child("key"), r.Key, "not a valid field selector key"))
+			continue
+		}
+		for j, v := range r.Values {
+			errs = append(errs, dnsSubdomain(p.Child("values").Index(j), v)...)
 		}
 	}
 	return errs
@@ -185,7 +189,13 @@ func labelSelector(sel *metav1.LabelSelector, path *field.Path) field.ErrorList 
 
 func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	seen := map[string]bool{}
+	last := map[string]int{} // where each kind of constraint stands for the last time
+	kind := func(c corev1.TopologySpreadConstraint) string {
+		return fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)
+	}
+	for i, c := range constraints {
+		last[kind(c)] = i
+	}
 	for i, c := range constraints {
 		p := path.Index(i)
 		if c.MaxSkew <= 0 {
@@ -194,14 +204,20 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.P
 		if c.TopologyKey == "" {
 			errs = append(errs, field.Required(p.Child("topologyKey"), "can not be empty"))
 		}
-		errs = append(errs, metavalidation.ValidateLabelName(c.TopologyKey, p.Child("topologyKey"))...)
 		errs = append(errs, supportedOr(p.Child("whenUnsatisfiable"), c.WhenUnsatisfiable,
 			corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
-		key := fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)
-		if seen[key] {
+		if key := kind(c); last[key] > i {
 			errs = append(errs, field.Duplicate(p.Child("{topologyKey, whenUnsatisfiable}"), key))
 		}
-		seen[key] = true
+		if n := c.MinDomains; n != nil {
+			if *n <= 0 {
+				errs = append(errs, field.Invalid(p.Child("minDomains"), *n, "must be greater than zero"))
+			}
+			if c.WhenUnsatisfiable != corev1.DoNotSchedule {
+				errs = append(errs, field.Invalid(p.Child("minDomains"), *n,
+					fmt.Sprintf("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not %s", c.WhenUnsatisfiable)))
+			}
+		}
 		errs = append(errs, labelSelector(c.LabelSelector, p.Child("labelSelector"))...)
 	}
 	return errs

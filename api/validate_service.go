@@ -39,8 +39,8 @@ func validateService(svc, old *corev1.Service) field.ErrorList {
 		}
 		errs = append(errs, endpointAddress(path, ip)...)
 	}
-	errs = append(errs, oneOf(serviceSpec.Child("type"), spec.Type, corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort,
-		corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName)...)
+	errs = append(errs, oneOf(serviceSpec.Child("type"), spec.Type, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName,
+		corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)...)
 	errs = append(errs, validateNodePorts(spec)...)
 	errs = append(errs, validateLoadBalancer(svc, old)...)
 	return append(errs, validateTrafficPolicies(svc)...)

@@ -95,7 +95,7 @@ spec.containers[0].resources.requests[cpus]: Invalid value: "cpus": must be a st
 		{Pods, podWith(`"imagePullPolicy":"Sometimes"`),
 			`spec.containers[0].imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"`},
 		{Pods, `{"spec":{"restartPolicy":"Maybe","dnsPolicy":"None","containers":[{"name":"a","image":"b"}]}}`,
-			`spec.restartPolicy: Unsupported value: "Maybe": supported values: "Always", "Never", "OnFailure"
+			`spec.restartPolicy: Unsupported value: "Maybe": supported values: "Always", "OnFailure", "Never"
 spec.dnsConfig: Required value: must provide ` + "`dnsConfig` when `dnsPolicy` is None"},
 		{Pods, `{"metadata":{"labels":{"a b":"c"}},"spec":{"containers":[{"name":"a","image":"b"}]}}`,
 			`metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`},
@@ -134,8 +134,9 @@ spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"
 			`spec.trafficDistribution: Unsupported value: "Near": supported values: "PreferClose", "PreferSameZone", "PreferSameNode"`},
 
 		{Deployments, deploymentWith(`"selector":{"matchLabels":{"app":"web"}}`), ``},
-		{Deployments, `{}`, `spec.selector: Required value
-spec.template.spec.containers: Required value`},
+		{Deployments, `{}`, "spec.selector: Required value\n" +
+			"spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`\n" +
+			"spec.template.spec.containers: Required value"},
 		{Deployments, deploymentWith(`"selector":{"matchLabels":{"app":"other"}}`),
 			"spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"},
 		{Deployments, deploymentWith(`"selector":{}`), `spec.selector: Invalid value: {}: empty selector is invalid for deployment`},
@@ -144,8 +145,9 @@ spec.template.spec.containers: Required value`},
 ` + "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"},
 		{Deployments, deploymentWith(`"selector":{"matchLabels":{"app":"web"}},"strategy":{"rollingUpdate":{"maxSurge":0,"maxUnavailable":"0%"}}`),
 			"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0"},
-		{ReplicaSets, `{}`, `spec.selector: Required value
-spec.template.spec.containers: Required value`},
+		{ReplicaSets, `{}`, "spec.selector: Required value\n" +
+			"spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`\n" +
+			"spec.template.spec.containers: Required value"},
 
 		{EndpointSlices, `{"addressType":"IPv4","endpoints":[{"addresses":["10.244.1.2"]}],"ports":[{"port":80}]}`, ``},
 		{EndpointSlices, `{"endpoints":[{"addresses":[]}]}`, `addressType: Required value

@@ -36,35 +36,53 @@ func validateVolumes(volumes []corev1.Volume, at *field.Path) (map[string]bool, 
 // validateVolumeSource: a volume is of one type, and has what that type needs.
 func validateVolumeSource(source *corev1.VolumeSource, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	value, types := reflect.ValueOf(*source), 0
+	types := volumeTypes(source)
+	if len(types) == 0 {
+		return field.ErrorList{field.Required(at, "must specify a volume type")}
+	}
+	for _, name := range types[1:] {
+		errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+	}
+	return append(errs, volumeType(source, types[0], at)...)
+}
+
+// volumeTypes lists the JSON names of the types a source is of, emptyDir first as Kubernetes looks at them.
+func volumeTypes(source *corev1.VolumeSource) []string {
+	var types []string
+	value := reflect.ValueOf(*source)
 	for i := range value.NumField() {
 		if value.Field(i).IsNil() {
 			continue
 		}
-		if types++; types > 1 {
-			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+		name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+		if name == "emptyDir" {
+			types = slices.Insert(types, 0, name)
+			continue
 		}
+		types = append(types, name)
 	}
-	if types == 0 {
-		return field.ErrorList{field.Required(at, "must specify a volume type")}
-	}
-	if s := source.Secret; s != nil {
+	return types
+}
+
+func volumeType(source *corev1.VolumeSource, name string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch name {
+	case "secret":
+		s := source.Secret
 		errs = append(errs, sourceName(s.SecretName, at.Child("secret", "secretName"))...)
 		errs = append(errs, volumeItems(s.DefaultMode, s.Items, at.Child("secret"))...)
-	}
-	if s := source.ConfigMap; s != nil {
+	case "configMap":
+		s := source.ConfigMap
 		errs = append(errs, sourceName(s.Name, at.Child("configMap", "name"))...)
 		errs = append(errs, volumeItems(s.DefaultMode, s.Items, at.Child("configMap"))...)
-	}
-	if s := source.HostPath; s != nil {
-		errs = append(errs, validateHostPath(s, at.Child("hostPath"))...)
-	}
-	if s := source.EmptyDir; s != nil && s.SizeLimit != nil && s.SizeLimit.Sign() < 0 {
-		errs = append(errs, field.Forbidden(at.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
-	}
-	if s := source.PersistentVolumeClaim; s != nil && s.ClaimName == "" {
-		errs = append(errs, field.Required(at.Child("persistentVolumeClaim", "claimName"), ""))
+	case "hostPath":
+		errs = validateHostPath(source.HostPath, at.Child("hostPath"))
+	case "emptyDir":
+		if limit := source.EmptyDir.SizeLimit; limit != nil && limit.Sign() < 0 {
+			errs = append(errs, field.Forbidden(at.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
+		}
+	case "persistentVolumeClaim":
+		errs = sourceName(source.PersistentVolumeClaim.ClaimName, at.Child("persistentVolumeClaim", "claimName"))
 	}
 	return errs
 }
@@ -124,9 +142,9 @@ func validateHostPath(s *corev1.HostPathVolumeSource, at *field.Path) field.Erro
 	}
 	errs := noBacksteps(s.Path, at.Child("path"))
 	if s.Type != nil {
-		errs = append(errs, supportedOr(at.Child("type"), *s.Type, corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate,
-			corev1.HostPathDirectory, corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket,
-			corev1.HostPathCharDev, corev1.HostPathBlockDev)...)
+		errs = append(errs, supportedOr(at.Child("type"), *s.Type, corev1.HostPathUnset, corev1.HostPathBlockDev,
+			corev1.HostPathCharDev, corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile,
+			corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
 	}
 	return errs
 }

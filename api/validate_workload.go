@@ -65,7 +65,7 @@ func validateSelected(sel *metav1.LabelSelector, template *corev1.PodTemplateSpe
 		return append(errs, field.Invalid(at, sel, "invalid label selector"))
 	}
 	path = path.Child("template")
-	if sel != nil && !selector.Empty() && !selector.Matches(labels.Set(template.Labels)) {
+	if !selector.Empty() && !selector.Matches(labels.Set(template.Labels)) {
 		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), template.Labels,
 			"`selector` does not match template `labels`"))
 	}
@@ -93,7 +93,23 @@ func validateTemplate(t *corev1.PodTemplateSpec, path *field.Path) field.ErrorLi
 // strategyValue is how Kubernetes prints a strategy it does not know.
 type strategyValue struct {
 	Type          appsv1.DeploymentStrategyType
-	RollingUpdate *appsv1.RollingUpdateDeployment
+	RollingUpdate *rollingUpdateValue
+}
+
+type rollingUpdateValue struct{ MaxUnavailable, MaxSurge intstr.IntOrString }
+
+func printedStrategy(s *appsv1.DeploymentStrategy) strategyValue {
+	v := strategyValue{Type: s.Type}
+	if r := s.RollingUpdate; r != nil {
+		v.RollingUpdate = &rollingUpdateValue{}
+		if r.MaxUnavailable != nil {
+			v.RollingUpdate.MaxUnavailable = *r.MaxUnavailable
+		}
+		if r.MaxSurge != nil {
+			v.RollingUpdate.MaxSurge = *r.MaxSurge
+		}
+	}
+	return v
 }
 
 func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.ErrorList {
@@ -107,7 +123,7 @@ func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.Erro
 	case appsv1.RollingUpdateDeploymentStrategyType:
 		return validateRollingUpdate(s.RollingUpdate, path.Child("rollingUpdate"))
 	}
-	return field.ErrorList{field.NotSupported(path, strategyValue{s.Type, s.RollingUpdate},
+	return field.ErrorList{field.NotSupported(path, printedStrategy(s),
 		[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType})}
 }
 
