@@ -88,15 +88,7 @@ func dropOtherTypes(new, old *corev1.Service) {
 	same := equality.Semantic.DeepEqual
 	n, o := &new.Spec, &old.Spec
 	if needsClusterIP(old) && !needsClusterIP(new) {
-		if sameClusterIPs(new, old) {
-			n.ClusterIP, n.ClusterIPs = "", nil
-		}
-		if same(n.IPFamilies, o.IPFamilies) {
-			n.IPFamilies = nil
-		}
-		if same(n.IPFamilyPolicy, o.IPFamilyPolicy) {
-			n.IPFamilyPolicy = nil
-		}
+		dropClusterIPs(new, old)
 	}
 	if needsNodePort(old) && !needsNodePort(new) {
 		dropNodePorts(new, old)
@@ -117,6 +109,20 @@ func dropOtherTypes(new, old *corev1.Service) {
 	}
 	if n.Type != corev1.ServiceTypeLoadBalancer {
 		new.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
+}
+
+// dropClusterIPs forgets the addresses of a type that has none, where the writer did not touch them.
+func dropClusterIPs(new, old *corev1.Service) {
+	same := equality.Semantic.DeepEqual
+	if sameClusterIPs(new, old) {
+		new.Spec.ClusterIP, new.Spec.ClusterIPs = "", nil
+	}
+	if same(new.Spec.IPFamilies, old.Spec.IPFamilies) {
+		new.Spec.IPFamilies = nil
+	}
+	if same(new.Spec.IPFamilyPolicy, old.Spec.IPFamilyPolicy) {
+		new.Spec.IPFamilyPolicy = nil
 	}
 }
 

@@ -80,8 +80,15 @@ func validateClusterIPList(svc *corev1.Service, had []string) field.ErrorList {
 			errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
 		}
 	}
-	for i := range min(len(ips), len(svc.Spec.IPFamilies)) {
-		want, is := svc.Spec.IPFamilies[i], corev1.IPv4Protocol
+	return append(errs, validateClusterIPFamilies(ips, svc.Spec.IPFamilies)...)
+}
+
+// validateClusterIPFamilies: each address is of the family that stands in its place.
+func validateClusterIPFamilies(ips []string, families []corev1.IPFamily) field.ErrorList {
+	var errs field.ErrorList
+	path := serviceSpec.Child("clusterIPs")
+	for i := range min(len(ips), len(families)) {
+		want, is := families[i], corev1.IPv4Protocol
 		if netutils.IsIPv6String(ips[i]) {
 			is = corev1.IPv6Protocol
 		}
