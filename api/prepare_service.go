@@ -93,8 +93,11 @@ func dropOtherTypes(new, old *corev1.Service) {
 	if needsNodePort(old) && !needsNodePort(new) {
 		dropNodePorts(new, old)
 	}
-	if needsHealthCheckPort(old) && !needsHealthCheckPort(new) && n.HealthCheckNodePort == o.HealthCheckNodePort {
-		n.HealthCheckNodePort = 0
+	if needsHealthCheckPort(old) && !needsHealthCheckPort(new) {
+		dropSame(&n.HealthCheckNodePort, o.HealthCheckNodePort)
+	}
+	if n.Type != corev1.ServiceTypeLoadBalancer {
+		new.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 	}
 	if o.Type == corev1.ServiceTypeLoadBalancer && n.Type != corev1.ServiceTypeLoadBalancer {
 		if same(n.AllocateLoadBalancerNodePorts, o.AllocateLoadBalancerNodePorts) {
@@ -104,11 +107,16 @@ func dropOtherTypes(new, old *corev1.Service) {
 			n.LoadBalancerClass = nil
 		}
 	}
-	if externallyAccessible(old) && !externallyAccessible(new) && n.ExternalTrafficPolicy == o.ExternalTrafficPolicy {
-		n.ExternalTrafficPolicy = ""
+	if externallyAccessible(old) && !externallyAccessible(new) {
+		dropSame(&n.ExternalTrafficPolicy, o.ExternalTrafficPolicy)
 	}
-	if n.Type != corev1.ServiceTypeLoadBalancer {
-		new.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+}
+
+// dropSame empties a field that is what it was.
+func dropSame[T comparable](field *T, was T) {
+	if *field == was {
+		var none T
+		*field = none
 	}
 }
 
