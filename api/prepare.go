@@ -67,6 +67,7 @@ func PrepareForCreate(obj Object) {
 // PrepareForUpdate takes back what a writer of the whole object may not change (status), and gives a Service back the
 // addresses and node ports it was allocated when the writer left them out. old is only read.
 func PrepareForUpdate(new, old Object) {
+	keepIdentity(new, old)
 	switch n := new.(type) {
 	case *corev1.Namespace:
 		o := Copy(old.(*corev1.Namespace))
@@ -91,6 +92,7 @@ func PrepareForUpdate(new, old Object) {
 // PrepareForStatusUpdate takes back everything a writer of the subresource status may not change. old is only read.
 func PrepareForStatusUpdate(new, old Object) {
 	old = Copy(old)
+	keepIdentity(new, old)
 	switch n := new.(type) {
 	case *corev1.Namespace:
 		n.Spec = old.(*corev1.Namespace).Spec
@@ -141,4 +143,13 @@ func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 	default:
 		return corev1.PodQOSBurstable
 	}
+}
+
+// keepIdentity gives an object what a writer may leave out and cannot change. A UID that was given stays: one that differs is
+// refused (apimachinery's ValidateObjectMetaAccessorUpdate does the same).
+func keepIdentity(new, old Object) {
+	if new.GetUID() == "" {
+		new.SetUID(old.GetUID())
+	}
+	new.SetCreationTimestamp(old.GetCreationTimestamp())
 }

@@ -118,8 +118,8 @@ func (w testWriter) Write(p []byte) (int, error) { w.t.Log(string(p)); return le
 func (b *bench) boot() {
 	b.t.Helper()
 	f, err := NewFabric(b.t.Context(), FabricConfig{
-		Nodes: netip.MustParsePrefix("172.30.0.0/24"), LoadBalancers: netip.MustParsePrefix("172.31.0.0/24"),
-		Pods: netip.MustParsePrefix("10.244.0.0/16"), DNS: b.cfg.ClusterDNS, Log: b.cfg.Log,
+		Nodes: netip.MustParsePrefix("172.30.0.0/24"), Services: netip.MustParsePrefix("10.96.0.0/16"),
+		DNS: b.cfg.ClusterDNS, Log: b.cfg.Log,
 	})
 	if err != nil {
 		b.t.Fatal(err)
