@@ -105,6 +105,22 @@ func (f *Fabric) Close() error {
 	return errors.Join(append(errs, f.outside.close(), f.wire.close())...)
 }
 
+// Namespaces are the inode numbers of all namespaces: the wire's, outside's, the machines' and their pods'.
+func (f *Fabric) Namespaces() []uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := []uint64{f.wire.Inode(), f.outside.Inode()}
+	for _, m := range f.machines {
+		all = append(all, m.link.Inode())
+		m.mu.Lock()
+		for p := range m.nets {
+			all = append(all, p.NS.Inode())
+		}
+		m.mu.Unlock()
+	}
+	return all
+}
+
 // machine is the network of a node: eth0 on the wire, the DNS address on lo, and a routed veth for each pod.
 type machine struct {
 	link *link
@@ -117,6 +133,7 @@ type machine struct {
 	serial int        // of the pods' interfaces
 	last   netip.Addr // the pod address given out last
 	used   map[netip.Addr]bool
+	nets   map[*podNet]bool // those that stand
 }
 
 // machineSettings: a new namespace has the host's values (dataplane.md). Refusals must not be rate-limited, and connections that
@@ -137,7 +154,7 @@ func (f *Fabric) attach(name string, addr netip.Addr, pods netip.Prefix) (*machi
 		return nil, err
 	}
 	pods = pods.Masked()
-	m := &machine{link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}}
+	m := &machine{link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}, nets: map[*podNet]bool{}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.join(m); err != nil {
@@ -243,6 +260,9 @@ func (m *machine) addPod(ip netip.Addr) (*podNet, error) {
 	if err := p.wire(l); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a pod's network at %v: %w", ip, err), l.NS.Close())
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nets[p] = true
 	return p, nil
 }
 
@@ -278,5 +298,8 @@ func (p *podNet) close() error {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV) {
 		err = nil
 	}
+	p.machine.mu.Lock()
+	defer p.machine.mu.Unlock()
+	delete(p.machine.nets, p)
 	return errors.Join(err, p.NS.Close())
 }

@@ -1,0 +1,54 @@
+package apiserver
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/api"
+)
+
+// getter is where an object is looked up: the store, or a transaction of it.
+type getter interface {
+	Get(kind *api.Kind, namespace, name string) (api.Object, error)
+}
+
+// admitNamespace refuses an object in a namespace that does not exist or is on its way out.
+func admitNamespace(from getter, obj api.Object) error {
+	kind := api.KindOf(obj)
+	if !kind.Namespaced {
+		return nil
+	}
+	name := obj.GetNamespace()
+	found, err := from.Get(api.Namespaces, "", name)
+	if err != nil {
+		return err
+	}
+	ns := found.(*corev1.Namespace)
+	if ns.DeletionTimestamp == nil && ns.Status.Phase != corev1.NamespaceTerminating {
+		return nil
+	}
+	refused := apierrors.NewForbidden(kind.GroupResource(), obj.GetName(),
+		fmt.Errorf("unable to create new content in namespace %s because it is being terminated", name))
+	refused.ErrStatus.Details.Causes = append(refused.ErrStatus.Details.Causes, metav1.StatusCause{
+		Type:    corev1.NamespaceTerminatingCause,
+		Message: fmt.Sprintf("namespace %s is being terminated", name),
+		Field:   "metadata.namespace",
+	})
+	return refused
+}
+
+// immortal are the namespaces a cluster cannot be without.
+var immortal = map[string]bool{
+	metav1.NamespaceDefault: true, metav1.NamespaceSystem: true, metav1.NamespacePublic: true, corev1.NamespaceNodeLease: true,
+}
+
+// admitDelete refuses the end of what a cluster cannot be without.
+func admitDelete(kind *api.Kind, name string) error {
+	if kind == api.Namespaces && immortal[name] {
+		return apierrors.NewForbidden(kind.GroupResource(), name, fmt.Errorf("this namespace may not be deleted"))
+	}
+	return nil
+}

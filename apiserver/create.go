@@ -1,0 +1,144 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+const (
+	// maxGeneratedBase is how much of generateName is kept, so that name and suffix fit a DNS label; as in Kubernetes.
+	maxGeneratedBase = 58
+	// suffixLength is the number of random characters behind generateName; as in Kubernetes.
+	suffixLength = 5
+	// nameTries is how often a generated name may turn out to be taken before the client hears of it.
+	nameTries = 8
+)
+
+// create answers POST on a collection.
+func (s *Server) create(c *call) error {
+	obj := c.kind.New()
+	if err := s.decodeBody(c, obj, c.kind.GroupVersionKind()); err != nil {
+		return err
+	}
+	if err := c.place(obj); err != nil {
+		return err
+	}
+	if obj.GetResourceVersion() != "" {
+		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	out, err := s.createObject(c, obj)
+	if err != nil {
+		return err
+	}
+	return s.respond(c, http.StatusCreated, out)
+}
+
+// place checks that obj's namespace is the request's, and fills it in.
+func (c *call) place(obj api.Object) error {
+	if !c.kind.Namespaced {
+		obj.SetNamespace("")
+		return nil
+	}
+	switch obj.GetNamespace() {
+	case "", c.namespace:
+		obj.SetNamespace(c.namespace)
+		return nil
+	}
+	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+}
+
+// createObject fills in, checks and writes a new object.
+func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
+	if err := admitNamespace(s.store, obj); err != nil {
+		return nil, err
+	}
+	clearType(obj)
+	obj.SetManagedFields(nilIfUnapplied(obj))
+	if svc, ok := obj.(*corev1.Service); ok {
+		normalizeClusterIPs(svc, nil)
+	}
+	api.Default(obj)
+	api.PrepareForCreate(obj)
+	for try := 1; ; try++ {
+		base := obj.GetGenerateName()
+		generated := obj.GetName() == "" && base != ""
+		if generated {
+			obj.SetName(base[:min(len(base), maxGeneratedBase)] + utilrand.String(suffixLength))
+		}
+		if errs := api.Validate(obj); len(errs) > 0 {
+			return nil, api.Invalid(c.kind, obj.GetName(), errs)
+		}
+		out, err := s.writeNew(c, obj)
+		if !generated || !apierrors.IsAlreadyExists(err) || try == nameTries {
+			return out, err
+		}
+		obj.SetName("")
+	}
+}
+
+// nilIfUnapplied drops managedFields that a client sent; a server-side apply that creates marks its own (apply.go).
+func nilIfUnapplied(obj api.Object) []managedFieldsEntry {
+	fields := obj.GetManagedFields()
+	for _, f := range fields {
+		if f.Operation == applyOperation {
+			return fields
+		}
+	}
+	return nil
+}
+
+func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
+	_, err = s.store.Update(c.r.Context(), func(tx *store.Tx) error {
+		if err := admitNamespace(tx, obj); err != nil {
+			return err
+		}
+		fresh := api.Copy(obj)
+		if svc, ok := fresh.(*corev1.Service); ok {
+			if err := s.allocate(tx, svc, nil); err != nil {
+				return err
+			}
+		}
+		if err := tx.Create(fresh); err != nil {
+			return err
+		}
+		if out, err = tx.Get(c.kind, fresh.GetNamespace(), fresh.GetName()); err != nil {
+			return err
+		}
+		return c.dry()
+	})
+	return out, realError(err)
+}
+
+// dry undoes the transaction it ends when the client asked for a dry run.
+func (c *call) dry() error {
+	if c.dryRun {
+		return errDryRun
+	}
+	return nil
+}
+
+// realError is err, but nil for a transaction that was undone on purpose.
+func realError(err error) error {
+	if errors.Is(err, errDryRun) {
+		return nil
+	}
+	return err
+}
+
+// clearType forgets kind and apiVersion, which the Go type tells already, so that equal objects are stored equal.
+func clearType(obj api.Object) {
+	obj.GetObjectKind().SetGroupVersionKind(noKind)
+}
+
+// errMismatch refuses a body whose name is not the request's.
+func errMismatch(body, url string) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", body, url))
+}

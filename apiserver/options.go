@@ -1,0 +1,62 @@
+package apiserver
+
+import (
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// readOptions reads what every verb understands: the Accept header, dryRun and fieldValidation.
+func (c *call) readOptions(s *Server) error {
+	if c.sub != "log" && c.sub != "exec" {
+		a, err := parseAccept(c.r.Header.Get("Accept"), s.wire)
+		if err != nil {
+			return err
+		}
+		c.accept = a
+	}
+	kind := optionsKind(c.r.Method)
+	for _, v := range c.query["dryRun"] {
+		if v != metav1.DryRunAll {
+			return errOption(kind, field.NotSupported(field.NewPath("dryRun"), v, []string{metav1.DryRunAll}))
+		}
+		c.dryRun = true
+	}
+	switch v := c.query.Get("fieldValidation"); v {
+	case "", metav1.FieldValidationStrict, metav1.FieldValidationWarn, metav1.FieldValidationIgnore:
+	default:
+		return errOption(kind, field.NotSupported(field.NewPath("fieldValidation"), v,
+			[]string{metav1.FieldValidationIgnore, metav1.FieldValidationStrict, metav1.FieldValidationWarn}))
+	}
+	return nil
+}
+
+// optionsKind is the options object that Kubernetes' messages name for a method.
+func optionsKind(method string) string {
+	switch method {
+	case "POST":
+		return "CreateOptions"
+	case "PUT":
+		return "UpdateOptions"
+	case "PATCH":
+		return "PatchOptions"
+	}
+	return "DeleteOptions"
+}
+
+// manager names who writes: the query's fieldManager, or the client program.
+func (c *call) manager() string {
+	if m := c.query.Get("fieldManager"); m != "" {
+		return m
+	}
+	program, _, _ := strings.Cut(c.r.UserAgent(), "/")
+	return program
+}
+
+// isTrue reads a boolean parameter as Kubernetes does: present and neither "0" nor "false".
+func isTrue(value string) bool {
+	v, err := strconv.ParseBool(value)
+	return value != "" && (err != nil || v)
+}

@@ -1,0 +1,221 @@
+package apiserver
+
+import (
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kubarium.dev/api"
+)
+
+// call is one request for a resource, taken apart.
+type call struct {
+	r         *http.Request
+	w         http.ResponseWriter
+	query     url.Values
+	who       caller
+	accept    accept
+	kind      *api.Kind
+	namespace string // "" for cluster-wide kinds and lists over all namespaces
+	name      string // "" for a collection
+	sub       string // "status", "log", ...; "" for the object itself
+	dryRun    bool
+	applying  bool            // a server-side apply: it keeps the record of owners itself
+	warned    map[string]bool // texts of the Warning headers set so far
+}
+
+// serve is the door: it says who is calling and sends the request to the part that answers it.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.running.Add(1)
+	defer s.running.Done()
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			s.fail(w, r, apierrors.NewInternalError(errPanic))
+		}
+	}()
+	w.Header().Set("Cache-Control", "no-cache, private")
+	if s.serveOpen(w, r) {
+		return
+	}
+	who, err := s.authenticate(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	switch {
+	case strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/"):
+		err = s.serveGroups(w, r, who)
+	case path == "/api" || path == "/apis":
+		err = s.serveRootDiscovery(w, r, path)
+	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
+		err = s.serveOpenAPI(w, r, path)
+	case s.cfg.Extra != nil && strings.HasPrefix(r.URL.Path, "/kubarium/"):
+		s.cfg.Extra.ServeHTTP(w, r)
+	case path == "":
+		err = s.servePaths(w, r)
+	default:
+		err = errNoPath(r.Method)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+// serveOpen answers what everybody may see: /version and the health endpoints.
+func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	switch {
+	case path == "/version":
+		s.serveVersion(w)
+	case path == "/healthz", path == "/livez", path == "/readyz":
+		serveHealth(w, r, path[1:])
+	case strings.HasPrefix(path, "/healthz/"), strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"):
+		plain(w, "ok")
+	default:
+		return false
+	}
+	return true
+}
+
+func serveHealth(w http.ResponseWriter, r *http.Request, what string) {
+	if !r.URL.Query().Has("verbose") {
+		plain(w, "ok")
+		return
+	}
+	plain(w, "[+]ping ok\n[+]store ok\n"+what+" check passed\n")
+}
+
+// serveGroups answers below /api/v1 and /apis/GROUP/VERSION.
+func (s *Server) serveGroups(w http.ResponseWriter, r *http.Request, who caller) error {
+	gv, rest, ok := splitGroupVersion(r.URL.Path)
+	if !ok {
+		return s.serveGroup(w, r, gv.Group)
+	}
+	if !servesVersion(gv) {
+		return errNoPath(r.Method)
+	}
+	if len(rest) == 0 {
+		return s.serveResources(w, r, gv)
+	}
+	c := &call{r: r, w: w, query: r.URL.Query(), who: who}
+	if answered, err := s.serveReview(c, gv, rest); answered {
+		return err
+	}
+	if !c.locate(gv, rest) {
+		return errNoPath(r.Method)
+	}
+	if err := c.readOptions(s); err != nil {
+		return err
+	}
+	return s.dispatch(c)
+}
+
+// splitGroupVersion takes /api/v1/a/b or /apis/apps/v1/a/b apart; ok is false for /apis/GROUP alone.
+func splitGroupVersion(path string) (gv schema.GroupVersion, rest []string, ok bool) {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if parts[0] == "api" {
+		return schema.GroupVersion{Version: parts[1]}, parts[2:], true
+	}
+	if len(parts) < 3 {
+		return schema.GroupVersion{Group: parts[1]}, nil, false
+	}
+	return schema.GroupVersion{Group: parts[1], Version: parts[2]}, parts[3:], true
+}
+
+// locate fills in kind, namespace, name and sub from the path's parts behind the version.
+func (c *call) locate(gv schema.GroupVersion, parts []string) bool {
+	if parts[0] == "namespaces" && len(parts) > 2 {
+		if kind, ok := api.KindForResource(gv.WithResource(parts[2])); ok && kind.Namespaced {
+			c.namespace, parts = parts[1], parts[2:]
+		}
+	}
+	kind, ok := api.KindForResource(gv.WithResource(parts[0]))
+	if !ok || len(parts) > 3 || (kind.Namespaced && c.namespace == "" && len(parts) > 1) {
+		return false
+	}
+	c.kind = kind
+	if len(parts) > 1 {
+		c.name = parts[1]
+	}
+	if len(parts) > 2 {
+		c.sub = parts[2]
+		return hasSubresource(kind, c.sub)
+	}
+	return len(parts) == 1 || c.name != ""
+}
+
+// hasSubresource tells whether objects of kind have something at .../NAME/sub.
+func hasSubresource(kind *api.Kind, sub string) bool {
+	switch sub {
+	case "status":
+		return kind.HasStatus
+	case "scale":
+		return kind.HasScale
+	case "log", "exec", "binding", "eviction", "ephemeralcontainers":
+		return kind == api.Pods
+	case "finalize":
+		return kind == api.Namespaces
+	}
+	return false
+}
+
+// dispatch sends a call to the verb it asks for.
+func (s *Server) dispatch(c *call) error {
+	switch {
+	case c.name == "":
+		return s.dispatchCollection(c)
+	case c.sub == "scale":
+		return s.serveScale(c)
+	case c.sub == "log":
+		return s.serveLog(c)
+	case c.sub == "exec":
+		return s.serveExec(c)
+	case c.sub == "eviction":
+		return s.evict(c)
+	case c.sub == "binding":
+		return s.bind(c)
+	}
+	switch c.r.Method {
+	case http.MethodGet, http.MethodHead:
+		return s.get(c)
+	case http.MethodPut:
+		return s.update(c)
+	case http.MethodPatch:
+		return s.patch(c)
+	case http.MethodDelete:
+		if c.sub == "" {
+			return s.delete(c)
+		}
+	}
+	return errNoMethod(c)
+}
+
+func (s *Server) dispatchCollection(c *call) error {
+	switch c.r.Method {
+	case http.MethodGet, http.MethodHead:
+		if isTrue(c.query.Get("watch")) {
+			return s.watch(c)
+		}
+		return s.list(c)
+	case http.MethodPost:
+		if c.kind.Namespaced && c.namespace == "" {
+			return errNoMethod(c)
+		}
+		return s.create(c)
+	case http.MethodDelete:
+		if c.kind.Namespaced && c.namespace == "" {
+			return errNoMethod(c)
+		}
+		return s.deleteCollection(c)
+	}
+	return errNoMethod(c)
+}

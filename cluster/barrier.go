@@ -1,0 +1,30 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	"kubarium.dev/store"
+)
+
+// consumer is one place that has to put a write into effect.
+type consumer struct {
+	name     string
+	progress *store.Progress
+}
+
+// Programmed is the barrier by revision: it returns when the write with this revision, and all that followed from it, is in
+// effect in every place that serves it: controllers, each node's ruleset, DNS, the loopback forwarders. Its error names the
+// place that was being waited for.
+func (c *Cluster) Programmed(ctx context.Context, revision uint64) error {
+	revision, err := c.manager.Settle(ctx, revision)
+	if err != nil {
+		return fmt.Errorf("wait for the controllers: %w", err)
+	}
+	for _, k := range c.consumers {
+		if err := k.progress.Wait(ctx, revision); err != nil {
+			return fmt.Errorf("wait for %s: %w", k.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// DaemonAttr is how the cluster's process is started: in a session and a mount namespace of its own, and, for an ordinary
+// user, in a user namespace in which it is root. It stays in the host's network namespace, whose loopback it publishes on.
+func DaemonAttr() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
+	if os.Geteuid() == 0 {
+		return attr
+	}
+	attr.Cloneflags |= syscall.CLONE_NEWUSER
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	return attr
+}
+
+// Leftovers looks over the machine for what a cluster that ended should have taken with it: processes that stand in one of its
+// network namespaces (by inode), and mounts of its state. A network namespace that no process holds is gone, and with it its
+// interfaces, routes and nftables objects.
+func Leftovers(namespaces []uint64, stateDir string) ([]string, error) {
+	ours := map[string]bool{}
+	for _, inode := range namespaces {
+		ours["net:["+strconv.FormatUint(inode, 10)+"]"] = true
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	for _, p := range procs {
+		left = append(left, heldBy(p, ours)...)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("look for mounts: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " "+stateDir+"/") {
+			left = append(left, "mount "+strings.Fields(line)[4])
+		}
+	}
+	return left, nil
+}
+
+// heldBy lists what of ours one process (a folder of /proc) holds. A process that may not be looked at is another user's.
+func heldBy(proc string, ours map[string]bool) []string {
+	pid := filepath.Base(proc)
+	if ns, err := os.Readlink(proc + "/ns/net"); err == nil && ours[ns] {
+		return []string{"process " + pid + " " + commandOf(proc) + " in " + ns}
+	}
+	fds, err := os.ReadDir(proc + "/fd")
+	if err != nil {
+		return nil
+	}
+	for _, fd := range fds {
+		ns, err := os.Readlink(filepath.Join(proc, "fd", fd.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if ours[ns] {
+			return []string{"process " + pid + " " + commandOf(proc) + " holds " + ns}
+		}
+	}
+	return nil
+}
+
+func commandOf(proc string) string {
+	raw, err := os.ReadFile(proc + "/cmdline")
+	if err != nil {
+		return "?"
+	}
+	return string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '}))
+}

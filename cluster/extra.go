@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/apiserver"
+)
+
+// extra is kubarium's own part of the API, below /kubarium/v1/, behind the API server's authentication.
+func (c *Cluster) extra() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /kubarium/v1/status", answer(func(r *http.Request) (any, error) { return c.Status(r.Context()) }))
+	mux.HandleFunc("POST /kubarium/v1/programmed", answer(c.handleProgrammed))
+	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/services/{name}/why", answer(func(r *http.Request) (any, error) {
+		return c.Why(r.Context(), serviceOf(r))
+	}))
+	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/services/{name}/traffic", c.handleTraffic)
+	mux.HandleFunc("/kubarium/v1/shell", c.handleShell)
+	return mux
+}
+
+func serviceOf(r *http.Request) types.NamespacedName {
+	return types.NamespacedName{Namespace: r.PathValue("ns"), Name: r.PathValue("name")}
+}
+
+// answer writes what f returns as JSON, or its error as Kubernetes' Status.
+func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		code := http.StatusOK
+		if err != nil {
+			s := statusOf(err)
+			v, code = s, int(s.Code)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		json.NewEncoder(w).Encode(v)
+	}
+}
+
+func statusOf(err error) metav1.Status {
+	var s apierrors.APIStatus
+	switch {
+	case errors.As(err, &s):
+		st := s.Status()
+		st.Kind, st.APIVersion = "Status", "v1"
+		return st
+	case errors.Is(err, context.DeadlineExceeded):
+		return statusOf(apierrors.NewTimeoutError(err.Error(), 0))
+	}
+	return statusOf(apierrors.NewInternalError(err))
+}
+
+// programmed is the answer to a barrier: the revision that is in effect everywhere.
+type programmed struct {
+	Revision uint64 `json:"revision"`
+}
+
+func (c *Cluster) handleProgrammed(r *http.Request) (any, error) {
+	ctx := r.Context()
+	if t := r.URL.Query().Get("timeout"); t != "" {
+		d, err := time.ParseDuration(t)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	rev := c.store.Revision()
+	return programmed{Revision: rev}, c.Programmed(ctx, rev)
+}
+
+func (c *Cluster) handleTraffic(w http.ResponseWriter, r *http.Request) {
+	o, err := trafficOptions(r)
+	if err == nil {
+		_, err = c.service(o.Service)
+	}
+	if err != nil {
+		answer(func(*http.Request) (any, error) { return nil, err })(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	err = c.Traffic(r.Context(), o, func(s Sample) error {
+		if err := enc.Encode(s); err != nil {
+			return err
+		}
+		return flush.Flush()
+	})
+	if err != nil && r.Context().Err() == nil {
+		enc.Encode(Sample{Error: err.Error()})
+	}
+}
+
+func trafficOptions(r *http.Request) (TrafficOptions, error) {
+	q := r.URL.Query()
+	o := TrafficOptions{Service: serviceOf(r), From: q.Get("from"), By: q.Get("by"), Port: q.Get("port"), KeepAlive: q.Get("keepalive") == "true"}
+	var errs []error
+	duration := func(key string, into *time.Duration) {
+		if v := q.Get(key); v != "" {
+			d, err := time.ParseDuration(v)
+			*into, errs = d, append(errs, err)
+		}
+	}
+	duration("for", &o.For)
+	duration("every", &o.Every)
+	if v := q.Get("rate"); v != "" {
+		f, err := strconv.ParseFloat(v, 64)
+		o.Rate, errs = f, append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return o, apierrors.NewBadRequest(err.Error())
+	}
+	if o.Rate < 0 || o.Rate > maxRate {
+		return o, apierrors.NewBadRequest(fmt.Sprintf("rate %v: it must be between 0 and %d requests a second", o.Rate, maxRate))
+	}
+	return o, nil
+}
+
+func (c *Cluster) handleShell(w http.ResponseWriter, r *http.Request) {
+	apiserver.ServeExec(w, r, func(ctx context.Context, x apiserver.ExecRequest) error {
+		return c.shell(ctx, r.URL.Query().Get("place"), x)
+	})
+}

@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Options says what cluster to start. The zero value of a field means its default.
+type Options struct {
+	Name     string       // "kubarium"; a DNS label
+	StateDir string       // where the store and the certificates are kept; required, made with mode 0700
+	Nodes    int          // 2; how many nodes, when Config names none
+	Config   Config       // the configuration file's contents
+	Log      *slog.Logger // discarded
+	Progress func(Stage)  // told as each stage of the start ends; nil for nobody
+	Version  string       // what `status` reports
+	Program  string       // the executable that is run as a pod's first process; default os.Executable()
+	Now      func() time.Time
+}
+
+// Stage is one finished step of a start.
+type Stage struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took"` // nanoseconds
+}
+
+// Config is the configuration file: apiVersion kubarium.dev/v1alpha1, kind Cluster. Unknown fields are errors.
+type Config struct {
+	APIVersion    string       `yaml:"apiVersion"`
+	Kind          string       `yaml:"kind"`
+	Nodes         []NodeConfig `yaml:"nodes"`
+	ClusterDomain string       `yaml:"clusterDomain"`
+	Networks      Networks     `yaml:"networks"`
+	// TerminationOrder is "programmed" (default: a pod gets SIGTERM once no ruleset leads to it) or "kubernetes" (at once).
+	TerminationOrder string `yaml:"terminationOrder"`
+}
+
+// NodeConfig is one node of the configuration file.
+type NodeConfig struct {
+	Name   string            `yaml:"name"`
+	Zone   string            `yaml:"zone"`
+	Labels map[string]string `yaml:"labels"`
+}
+
+// Networks are the address ranges. They exist only inside the cluster's own network namespaces.
+type Networks struct {
+	Pods          netip.Prefix `yaml:"pods"`          // 10.244.0.0/16; node N has the N-th /24 of it
+	Services      netip.Prefix `yaml:"services"`      // 10.96.0.0/16
+	DNS           netip.Addr   `yaml:"dns"`           // 10.96.0.10
+	Nodes         netip.Prefix `yaml:"nodes"`         // 172.30.0.0/24; nodes from .11 on
+	LoadBalancers netip.Prefix `yaml:"loadBalancers"` // 172.31.0.0/24
+}
+
+const (
+	configAPIVersion = "kubarium.dev/v1alpha1"
+	configKind       = "Cluster"
+
+	orderProgrammed = "programmed"
+	orderKubernetes = "kubernetes"
+)
+
+// ReadConfig reads a configuration file. Errors name file and line.
+func ReadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, err
+	}
+	defer f.Close()
+	var c Config
+	dec := yaml.NewDecoder(f)
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("%s: %s", path, configError(err))
+	}
+	if c.APIVersion != configAPIVersion || c.Kind != configKind {
+		return Config{}, fmt.Errorf("%s:1: this is not a cluster configuration: it must begin with apiVersion: %s and kind: %s", path, configAPIVersion, configKind)
+	}
+	return c, nil
+}
+
+// configError puts yaml's errors, one a line, on one line.
+func configError(err error) string {
+	var te *yaml.TypeError
+	if errors.As(err, &te) {
+		return strings.Join(te.Errors, "; ")
+	}
+	return strings.TrimPrefix(err.Error(), "yaml: ")
+}
+
+// WithDefaults fills in what is left out and checks the rest.
+func (o Options) WithDefaults() (Options, error) {
+	if o.Name == "" {
+		o.Name = "kubarium"
+	}
+	if msgs := validation.IsDNS1123Label(o.Name); len(msgs) > 0 {
+		return o, fmt.Errorf("cluster name %q: %s", o.Name, msgs[0])
+	}
+	if o.StateDir == "" {
+		return o, errors.New("cluster options: StateDir is required")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(Stage) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Program == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return o, err
+		}
+		o.Program = exe
+	}
+	if o.Nodes == 0 {
+		o.Nodes = 2
+	}
+	if o.Nodes < 1 || o.Nodes > 200 {
+		return o, fmt.Errorf("%d nodes: the number of nodes must be between 1 and 200", o.Nodes)
+	}
+	return o, o.Config.setDefaults(o.Nodes)
+}
+
+func (c *Config) setDefaults(nodes int) error {
+	if len(c.Nodes) == 0 {
+		for i := range nodes {
+			c.Nodes = append(c.Nodes, NodeConfig{Name: fmt.Sprintf("n%d", i+1)})
+		}
+	}
+	seen := map[string]bool{}
+	for i, n := range c.Nodes {
+		if msgs := validation.IsDNS1123Label(n.Name); len(msgs) > 0 {
+			return fmt.Errorf("configuration: nodes[%d].name %q: %s", i, n.Name, msgs[0])
+		}
+		if seen[n.Name] {
+			return fmt.Errorf("configuration: nodes[%d].name %q is there twice", i, n.Name)
+		}
+		seen[n.Name] = true
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	switch c.TerminationOrder {
+	case "":
+		c.TerminationOrder = orderProgrammed
+	case orderProgrammed, orderKubernetes:
+	default:
+		return fmt.Errorf("configuration: terminationOrder %q must be %s or %s", c.TerminationOrder, orderProgrammed, orderKubernetes)
+	}
+	return c.Networks.setDefaults()
+}
+
+func (n *Networks) setDefaults() error {
+	for _, p := range []struct {
+		field *netip.Prefix
+		name  string
+		value string
+	}{
+		{&n.Pods, "pods", "10.244.0.0/16"},
+		{&n.Services, "services", "10.96.0.0/16"},
+		{&n.Nodes, "nodes", "172.30.0.0/24"},
+		{&n.LoadBalancers, "loadBalancers", "172.31.0.0/24"},
+	} {
+		if !p.field.IsValid() {
+			*p.field = netip.MustParsePrefix(p.value)
+		}
+		if !p.field.Addr().Is4() {
+			return fmt.Errorf("configuration: networks.%s %v must be an IPv4 range", p.name, *p.field)
+		}
+		*p.field = p.field.Masked()
+	}
+	if n.Pods.Bits() > 16 || n.Services.Bits() > 24 {
+		return fmt.Errorf("configuration: networks.pods needs a /16 or larger and networks.services a /24 or larger")
+	}
+	if !n.DNS.IsValid() {
+		n.DNS = nth(n.Services, 10)
+	}
+	if !n.Services.Contains(n.DNS) {
+		return fmt.Errorf("configuration: networks.dns %v is not in networks.services %v", n.DNS, n.Services)
+	}
+	return nil
+}
+
+// nth is the i-th address of a range, counted from its base address.
+func nth(p netip.Prefix, i int) netip.Addr {
+	b := p.Addr().As4()
+	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	v += uint32(i)
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// nodeAddress is the address of node i (0 is the first): .11, .12, ...
+func (n Networks) nodeAddress(i int) netip.Addr { return nth(n.Nodes, 11+i) }
+
+// podRange is node i's /24 of the pods' range; the first is left to the range itself, as Kubernetes' own examples have it.
+func (n Networks) podRange(i int) netip.Prefix {
+	return netip.PrefixFrom(nth(n.Pods, (i+1)*256), 24)
+}

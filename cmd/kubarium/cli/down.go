@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"kubarium.dev/cluster"
+)
+
+// downGrace is how long a daemon may take to end its pods before it is killed: longer than a built-in pod's drain, and a kill
+// leaves nothing behind either.
+const downGrace = 10 * time.Second
+
+type downFlags struct {
+	all      bool
+	keepData bool
+}
+
+func (a *app) downCommand() *cobra.Command {
+	var f downFlags
+	c := &cobra.Command{
+		Use: "down", Short: "End the cluster and prove that nothing is left", Args: args(0, "kubarium down [--all] [--keep-data]"),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.down(cmd.Context(), f) },
+	}
+	c.Flags().BoolVar(&f.all, "all", false, "every cluster of this user")
+	c.Flags().BoolVar(&f.keepData, "keep-data", false, "keep the store: the next up brings the same objects back")
+	c.Flags().StringVar(&a.kubeconfigFile, "kubeconfig", "", "the file that up --kubeconfig wrote")
+	return c
+}
+
+func (a *app) down(ctx context.Context, f downFlags) error {
+	if !f.all {
+		st, err := newState(a.name)
+		if err != nil {
+			return err
+		}
+		if !st.exists() {
+			fmt.Fprintf(a.err, "there is no cluster %q\n", st.name)
+			return nil
+		}
+		return a.downOne(ctx, st, f)
+	}
+	root, err := stateRoot()
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var all error
+	for _, e := range entries {
+		st, err := newState(e.Name())
+		if err == nil {
+			err = a.downOne(ctx, st, f)
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
+	last, _ := st.lastRecord()
+	r, running := st.running()
+	if running {
+		if err := endProcess(ctx, r.PID); err != nil {
+			return fmt.Errorf("end the daemon, pid %d: %w", r.PID, err)
+		}
+		fmt.Fprintf(a.err, "ended the daemon (pid %d) and its %d network namespaces\n", r.PID, len(r.Namespaces))
+	} else {
+		fmt.Fprintf(a.err, "cluster %q was not running\n", st.name)
+	}
+	if err := a.unmergeKubeconfig(st); err != nil {
+		return err
+	}
+	left, err := cluster.Leftovers(last.Namespaces, st.dir)
+	if err != nil {
+		return err
+	}
+	if !f.keepData {
+		if err := st.remove(); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.err, "removed %s\n", st.dir)
+	}
+	if len(left) > 0 {
+		for _, l := range left {
+			fmt.Fprintf(a.err, "left behind: %s\n", l)
+		}
+		return silent(exitConflict)
+	}
+	fmt.Fprintln(a.err, "nothing is left: no process, namespace, interface, route, nftables object or mount")
+	return nil
+}
+
+// endProcess asks a process to end, waits, and kills it after downGrace.
+func endProcess(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		n, err := poll(ctx, fd, downGrace)
+		if n > 0 || err != nil {
+			return err
+		}
+	}
+	return errors.New("it does not end")
+}
+
+// poll waits until a pidfd is readable: its process has ended.
+func poll(ctx context.Context, fd int, d time.Duration) (int, error) {
+	deadline := time.Now().Add(d)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 || ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

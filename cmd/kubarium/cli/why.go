@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"kubarium.dev/cluster"
+)
+
+func (a *app) whyCommand() *cobra.Command {
+	var namespace, output string
+	c := &cobra.Command{
+		Use: "why svc/NAME", Short: "Say for each pod why the Service leads to it, or why not",
+		Args: args(1, "kubarium why svc/NAME [-n NAMESPACE]"),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			path, err := servicePath(words[0], namespace)
+			if err != nil {
+				return err
+			}
+			st, err := newState(a.name)
+			if err != nil {
+				return err
+			}
+			cl, err := st.client()
+			if err != nil {
+				return err
+			}
+			var why cluster.Why
+			if err := cl.get(cmd.Context(), path+"/why", &why); err != nil {
+				return err
+			}
+			if output == "json" {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(why)
+			}
+			return a.whyTable(why)
+		},
+	}
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's namespace")
+	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return c
+}
+
+func (a *app) whyTable(why cluster.Why) error {
+	fmt.Fprintf(a.out, "Service %s (%s), selector %s\n", why.Service, why.Type, why.Selector)
+	for _, ad := range why.Addresses {
+		fmt.Fprintf(a.out, "  %s\n", ad)
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "POD\tCHOSEN\tSHARE\tADDRESSES\tWHY")
+	for _, p := range why.Pods {
+		chosen, share := "no", "-"
+		if p.Chosen {
+			chosen, share = "yes", fmt.Sprintf("%.1f %%", 100*p.Share)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Pod, chosen, share, strings.Join(p.Addresses, ","), p.Reason)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, n := range why.Notes {
+		fmt.Fprintf(a.out, "note: %s\n", n)
+	}
+	return nil
+}
