@@ -132,18 +132,21 @@ func (c *replicaSets) make(t *turn, rs *appsv1.ReplicaSet, missing int) error {
 	return nil
 }
 
-// newPod is the pod that a ReplicaSet's template describes.
+// newPod is the pod that a ReplicaSet's template describes, as complete as if it had come through the API server: kubectl reads
+// it, fills in the defaults and sends it back, and no field may seem to have changed.
 func newPod(rs *appsv1.ReplicaSet) *corev1.Pod {
 	template := rs.Spec.Template.DeepCopy()
-	return &corev1.Pod{
+	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: rs.Namespace, GenerateName: rs.Name + "-",
 			Labels: maps.Clone(template.Labels), Annotations: maps.Clone(template.Annotations), Finalizers: template.Finalizers,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, api.ReplicaSets.GroupVersionKind())},
 		},
-		Spec:   template.Spec,
-		Status: corev1.PodStatus{Phase: corev1.PodPending},
+		Spec: template.Spec,
 	}
+	api.Default(pod)
+	api.PrepareForCreate(pod)
+	return pod
 }
 
 func (c *replicaSets) cull(t *turn, rs *appsv1.ReplicaSet, pods []*corev1.Pod, surplus int) error {

@@ -81,7 +81,7 @@ func (l *link) connect(to *link, there netlink.LinkAttrs, addr netip.Prefix, mac
 	if err := to.netlink.LinkAdd(veth); err != nil {
 		return 0, fmt.Errorf("make the interface %s: %w", there.Name, err)
 	}
-	eth0, err := l.addAddress("eth0", addr)
+	eth0, err := l.addAddress("eth0", addr, netlink.SCOPE_UNIVERSE)
 	if err != nil {
 		return 0, err
 	}
@@ -92,12 +92,12 @@ func (l *link) connect(to *link, there netlink.LinkAttrs, addr netip.Prefix, mac
 	return veth.Index, nil
 }
 
-func (l *link) addAddress(name string, addr netip.Prefix) (netlink.Link, error) {
+func (l *link) addAddress(name string, addr netip.Prefix, scope netlink.Scope) (netlink.Link, error) {
 	dev, err := l.netlink.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", name, err)
 	}
-	if err := l.netlink.AddrAdd(dev, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+	if err := l.netlink.AddrAdd(dev, &netlink.Addr{IPNet: ipNet(addr), Scope: int(scope)}); err != nil {
 		return nil, fmt.Errorf("give %s the address %v: %w", name, addr, err)
 	}
 	return dev, nil

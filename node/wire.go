@@ -173,7 +173,8 @@ func (f *Fabric) join(m *machine) error {
 	if err := f.plug(m.link, m.name, m.addr); err != nil {
 		return err
 	}
-	if _, err := m.link.addAddress("lo", host(f.cfg.DNS)); err != nil {
+	// The scope keeps the kernel from choosing it as a sender's address, for what it masquerades above all.
+	if _, err := m.link.addAddress("lo", host(f.cfg.DNS), netlink.SCOPE_HOST); err != nil {
 		return err
 	}
 	if err := m.link.addRoute(route{to: f.cfg.Services.Masked(), dev: m.link.eth0}); err != nil {
