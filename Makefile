@@ -2,7 +2,8 @@
 GO          ?= go
 GO_WANTED   := $(shell sed -n 's/^go //p' go.mod)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS     := -s -w -X kubarium.dev/cmd/kubarium/cli.Version=$(VERSION)
+KUBECTL     := $(shell sed -n 's/.*k8s.io\/kubectl v0/v1/p' go.mod)
+LDFLAGS     := -s -w -X kubarium.dev/cmd/kubarium/cli.Version=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBECTL)
 LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export GOTOOLCHAIN := local

@@ -53,11 +53,11 @@ type NodeConfig struct {
 
 // Networks are the address ranges. They exist only inside the cluster's own network namespaces.
 type Networks struct {
-	Pods          netip.Prefix `yaml:"pods"`          // 10.244.0.0/16; node N has the N-th /24 of it
-	Services      netip.Prefix `yaml:"services"`      // 10.96.0.0/16
-	DNS           netip.Addr   `yaml:"dns"`           // 10.96.0.10
-	Nodes         netip.Prefix `yaml:"nodes"`         // 172.30.0.0/24; nodes from .11 on
-	LoadBalancers netip.Prefix `yaml:"loadBalancers"` // 172.31.0.0/24
+	Pods          netip.Prefix `yaml:"pods" json:"pods"`                   // 10.244.0.0/16; node N has the N-th /24 of it
+	Services      netip.Prefix `yaml:"services" json:"services"`           // 10.96.0.0/16
+	DNS           netip.Addr   `yaml:"dns" json:"dns"`                     // 10.96.0.10
+	Nodes         netip.Prefix `yaml:"nodes" json:"nodes"`                 // 172.30.0.0/24; nodes from .11 on
+	LoadBalancers netip.Prefix `yaml:"loadBalancers" json:"loadBalancers"` // 172.31.0.0/24
 }
 
 const (

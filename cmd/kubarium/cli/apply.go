@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kubarium.dev/api"
 )
 
@@ -51,13 +53,32 @@ func (a *app) apply(ctx context.Context, st state, words []string) error {
 	return nil
 }
 
-// applySet hands the words to kubectl. Standard input was read for the check, so it is handed on from memory.
+// applySet hands the words to kubectl. Standard input was read for the check, so it is handed on from memory: kubectl reads "-f -"
+// from the process's own.
 func (a *app) applySet(st state, words []string, set manifestSet) error {
-	with := *a
 	if set.stdin != nil {
-		with.in = bytes.NewReader(set.stdin)
+		again, err := memoryFile(set.stdin)
+		if err != nil {
+			return err
+		}
+		defer again.Close()
+		defer func(was *os.File) { os.Stdin = was }(os.Stdin)
+		os.Stdin = again
 	}
-	return with.runKubectl(st, append([]string{"apply"}, words...))
+	return a.runKubectl(st, append([]string{"apply"}, words...))
+}
+
+// memoryFile is a file without a name that holds raw, to be read from its beginning.
+func memoryFile(raw []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("keep standard input in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "stdin")
+	if _, err := f.WriteAt(raw, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // manifestSet is what one apply names.

@@ -21,11 +21,11 @@ type client struct {
 	http   *http.Client
 }
 
-func (st state) client() (*client, error) {
-	if _, err := st.mustRun(); err != nil {
+func (s state) client() (*client, error) {
+	if _, err := s.mustRun(); err != nil {
 		return nil, err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", st.file("kubeconfig"))
+	config, err := clientcmd.BuildConfigFromFlags("", s.file("kubeconfig"))
 	if err != nil {
 		return nil, err
 	}

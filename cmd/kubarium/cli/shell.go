@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/kubectl/pkg/util/term"
+
+	"kubarium.dev/api"
 )
 
 func (a *app) shellCommand() *cobra.Command {
@@ -72,6 +74,11 @@ func (a *app) shellAt(ctx context.Context, st state, place string, command []str
 	if err != nil {
 		return err
 	}
+	if name, ok := strings.CutPrefix(place, "node/"); ok { // the stream's own errors carry no code
+		if err := c.get(ctx, resourcePath(api.Nodes, "")+"/"+name, &corev1.Node{}); err != nil {
+			return err
+		}
+	}
 	q := url.Values{"place": {place}, "command": command, "stdin": {"true"}, "stdout": {"true"}}
 	if tty {
 		q.Set("tty", "true")
@@ -83,17 +90,15 @@ func (a *app) shellAt(ctx context.Context, st state, place string, command []str
 		return err
 	}
 	o := remotecommand.StreamOptions{Stdin: a.in, Stdout: a.out, Tty: tty}
+	stream := func() error { return executor.StreamWithContext(ctx, o) }
 	if tty {
-		restore, sizes, err := rawTerminal(a.in.(*os.File))
-		if err != nil {
-			return err
-		}
-		defer restore()
-		o.TerminalSizeQueue = sizes
+		t := term.TTY{In: a.in, Out: a.out, Raw: true}
+		o.TerminalSizeQueue = sizes{t.MonitorSize(t.GetSize())}
+		err = t.Safe(stream)
 	} else {
 		o.Stderr = a.err
+		err = stream()
 	}
-	err = executor.StreamWithContext(ctx, o)
 	var exit utilexec.CodeExitError
 	if errors.As(err, &exit) {
 		return silent(exit.Code)
@@ -101,24 +106,13 @@ func (a *app) shellAt(ctx context.Context, st state, place string, command []str
 	return err
 }
 
-// oneSize hands over the terminal's size at the start; a nil ends the queue.
-type oneSize struct{ size *remotecommand.TerminalSize }
+// sizes hands over the terminal's size, now and at each change.
+type sizes struct{ of term.TerminalSizeQueue }
 
-func (q *oneSize) Next() *remotecommand.TerminalSize {
-	s := q.size
-	q.size = nil
-	return s
-}
-
-func rawTerminal(f *os.File) (restore func(), sizes remotecommand.TerminalSizeQueue, err error) {
-	fd := int(f.Fd())
-	w, h, err := term.GetSize(fd)
-	if err != nil {
-		return nil, nil, err
+func (s sizes) Next() *remotecommand.TerminalSize {
+	next := s.of.Next()
+	if next == nil {
+		return nil
 	}
-	old, err := term.MakeRaw(fd)
-	if err != nil {
-		return nil, nil, err
-	}
-	return func() { term.Restore(fd, old) }, &oneSize{&remotecommand.TerminalSize{Width: uint16(w), Height: uint16(h)}}, nil
+	return &remotecommand.TerminalSize{Width: next.Width, Height: next.Height}
 }

@@ -63,14 +63,17 @@ func (a *app) statusTable(s cluster.Status) error {
 	for _, n := range s.Nodes {
 		fmt.Fprintf(w, "%s\t%t\t%v\t%v\t%d\t%v\n", n.Name, n.Ready, n.Address, n.Loopback, n.Pods, n.PodRange)
 	}
-	if len(s.Published) > 0 {
-		fmt.Fprintln(w, "\t\t\t\t\t\nSERVICE\tPROTOCOL\tON THE HOST\tLEADS TO\t\t")
-		for _, p := range s.Published {
-			fmt.Fprintf(w, "%s\t%s\t%v\t%v\t%s\t\n", p.Service, p.Protocol, p.Host, p.Target, p.Problem)
-		}
-	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if len(s.Published) > 0 {
+		fmt.Fprintln(w, "\nSERVICE\tPROTOCOL\tON THE HOST\tLEADS TO")
+		for _, p := range s.Published {
+			fmt.Fprintf(w, "%s\t%s\t%v\t%v\n", p.Service, p.Protocol, p.Host, p.Target)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(a.out, "problem: %s\n", p)

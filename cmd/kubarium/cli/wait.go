@@ -86,8 +86,8 @@ func (a *app) mustExist(_ context.Context, st state, cmd *cobra.Command, targets
 }
 
 // programmed returns when everything written up to now is in effect.
-func (st state) programmed(ctx context.Context, timeout time.Duration) error {
-	c, err := st.client()
+func (s state) programmed(ctx context.Context, timeout time.Duration) error {
+	c, err := s.client()
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (st state) programmed(ctx context.Context, timeout time.Duration) error {
 	path := "/kubarium/v1/programmed?timeout=" + url.QueryEscape(timeout.String())
 	body, err := c.do(ctx, http.MethodPost, path, nil)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return failf(exitTimeout, "see what is late: "+st.command("status"), "not programmed within %v", timeout)
+		return failf(exitTimeout, "see what is late: "+s.command("status"), "not programmed within %v", timeout)
 	}
 	if err != nil {
 		return err
