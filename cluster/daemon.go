@@ -53,6 +53,23 @@ func Leftovers(namespaces []uint64, stateDir string) ([]string, error) {
 	return left, nil
 }
 
+// Held are the inodes of the network namespaces that a process holds by descriptors: all of a cluster's, for its daemon.
+func Held(pid int) []uint64 {
+	var inodes []uint64
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // a process that is gone holds none
+	for _, l := range links {
+		name, err := os.Readlink(l)
+		if err != nil {
+			continue
+		}
+		number, isNet := strings.CutPrefix(strings.TrimSuffix(name, "]"), "net:[")
+		if inode, err := strconv.ParseUint(number, 10, 64); isNet && err == nil {
+			inodes = append(inodes, inode)
+		}
+	}
+	return inodes
+}
+
 // heldBy lists what of ours one process (a folder of /proc) holds. A process that may not be looked at is another user's.
 func heldBy(proc string, ours map[string]bool) []string {
 	pid := filepath.Base(proc)

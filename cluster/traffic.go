@@ -92,6 +92,9 @@ func (c *Cluster) Traffic(ctx context.Context, o TrafficOptions, emit func(Sampl
 		ended := false
 		select {
 		case <-tick.C:
+			if o.For > 0 && time.Since(began)+o.Every/2 > o.For {
+				continue // the end is near, and has a sample of its own
+			}
 		case <-ctx.Done():
 			gen.wait()
 			ended = true

@@ -70,10 +70,11 @@ func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
 	last, _ := st.lastRecord()
 	r, running := st.running()
 	if running {
+		last.Namespaces = cluster.Held(r.PID) // those of today's pods too
 		if err := endProcess(ctx, r.PID); err != nil {
 			return fmt.Errorf("end the daemon, pid %d: %w", r.PID, err)
 		}
-		fmt.Fprintf(a.err, "ended the daemon (pid %d) and its %d network namespaces\n", r.PID, len(r.Namespaces))
+		fmt.Fprintf(a.err, "ended the daemon (pid %d) and its %d network namespaces\n", r.PID, len(last.Namespaces))
 	} else {
 		fmt.Fprintf(a.err, "cluster %q was not running\n", st.name)
 	}

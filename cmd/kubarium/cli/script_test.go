@@ -94,6 +94,7 @@ func kill9(ts *testscript.TestScript, neg bool, words []string) {
 	if !ok {
 		ts.Fatalf("cluster %s is not running", st.name)
 	}
+	r.Namespaces = cluster.Held(r.PID)
 	raw, err := json.Marshal(r)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("killed.json"), raw, 0o600))
