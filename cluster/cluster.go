@@ -107,7 +107,10 @@ func (c *Cluster) Kubeconfig() []byte { return c.authority.Kubeconfig("kubarium-
 // URL is the API server's address: https://127.N.0.1:6443.
 func (c *Cluster) URL() string { return "https://" + c.block.api().String() }
 
-// defer files a function that Close calls, the last one filed first.
+// DNS is where the cluster's DNS answers, over UDP and TCP, for whoever stands in a pod or on a node.
+func (c *Cluster) DNS() netip.AddrPort { return netip.AddrPortFrom(c.o.Config.Networks.DNS, 53) }
+
+// onClose files a function that Close calls, the last one filed first.
 func (c *Cluster) onClose(f func() error) { c.undo = append(c.undo, f) }
 
 // endOf is what a Run returns when its watch ended: nothing when the caller ended it, else the reason.

@@ -230,7 +230,7 @@ func (c *Cluster) awaitUsable(ctx, _ context.Context) error {
 	}
 	return c.nodes[0].FromPod(ctx, func(dial node.DialFunc) error {
 		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dial(ctx, network, netip.AddrPortFrom(c.o.Config.Networks.DNS, 53).String())
+			return dial(ctx, network, c.DNS().String())
 		}}
 		ips, err := r.LookupHost(ctx, "kubernetes.default.svc."+c.o.Config.ClusterDomain+".")
 		if err != nil {

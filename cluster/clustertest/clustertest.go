@@ -17,14 +17,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -34,6 +37,7 @@ import (
 	"kubarium.dev/api"
 	"kubarium.dev/cluster"
 	_ "kubarium.dev/node/podinit" // pods' first processes are the test binary
+	"kubarium.dev/store"
 )
 
 // inside marks the second run of the test binary.
@@ -166,6 +170,76 @@ func (c *Cluster) send(verb string, kind *api.Kind, ns, name string, body []byte
 		req = req.Name(name).SetHeader("Content-Type", "application/merge-patch+json")
 	}
 	return req.Do(c.t.Context()).Error()
+}
+
+// Until returns when cond holds; it is asked again after every change of the store. what is told when it does not come true.
+func (c *Cluster) Until(what string, cond func() bool) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), barrierTimeout)
+	defer cancel()
+	w, err := c.Store().Watch(ctx, c.Store().Revision(), api.Kinds...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer w.Close()
+	for !cond() {
+		if _, err := w.Next(ctx); err != nil {
+			c.t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// Ready waits until every pod of a namespace that is not on its way out is ready, and there are at least n, and until that is
+// in effect everywhere.
+func (c *Cluster) Ready(namespace string, n int) {
+	c.t.Helper()
+	c.Until(fmt.Sprintf("%d ready pods in %s", n, namespace), func() bool {
+		list, err := c.Store().List(c.t.Context(), api.Pods, store.Query{Namespace: namespace})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		ready := 0
+		for _, pod := range store.All[*corev1.Pod](list.Items) {
+			switch {
+			case pod.DeletionTimestamp != nil:
+			case !api.Ready(pod):
+				return false
+			default:
+				ready++
+			}
+		}
+		return ready >= n
+	})
+	c.Programmed()
+}
+
+// HTTP is a client whose connections, one for each request, begin at a place: "outside", "node/NAME", "pod/NAMESPACE/NAME". It
+// resolves no names: Lookup does.
+func (c *Cluster) HTTP(place string) *http.Client {
+	c.t.Helper()
+	dial, err := c.Dialer(place, metav1.NamespaceDefault)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: barrierTimeout}
+}
+
+// Lookup asks the cluster's DNS from a place, without a search path, and returns the IPv4 addresses in order.
+func (c *Cluster) Lookup(place, name string) ([]string, error) {
+	dial, err := c.Dialer(place, metav1.NamespaceDefault)
+	if err != nil {
+		return nil, err
+	}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dial(ctx, network, c.DNS().String())
+	}}
+	ips, err := r.LookupNetIP(c.t.Context(), "ip4", strings.TrimSuffix(name, ".")+".")
+	var out []string
+	for _, ip := range ips {
+		out = append(out, ip.Unmap().String())
+	}
+	slices.Sort(out)
+	return out, err
 }
 
 // Programmed waits until everything written so far is in effect everywhere.
