@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"math/rand/v2"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -18,12 +17,15 @@ type result struct {
 	extra  []dns.RR
 	// truncated says that an upstream server had more to say than it could send.
 	truncated bool
+	refused   bool // the question is not answered at all, whatever it is
+	seed      uint64
 	foreign   string // not empty: a name that only an upstream server can answer, to be appended to answer
 }
 
-// answer looks a question up. It reads the index only: equal index, equal answer, but for the order of addresses.
-func (x *index) answer(q dns.Question) result {
-	var r result
+// answer looks a question up. It reads the index only: equal index and seed, equal answer. The seed decides the order of
+// addresses.
+func (x *index) answer(q dns.Question, seed uint64) result {
+	r := result{seed: seed}
 	name := q.Name
 	for range maxChain {
 		target := x.step(&r, name, q.Qtype)
@@ -71,7 +73,7 @@ func (x *index) records(r *result, n *node, name, asked string, qtype uint16) {
 	before := len(r.answer)
 	for i := range n.sets {
 		if n.sets[i].typ == qtype || qtype == dns.TypeANY {
-			r.answer = appendNamed(r.answer, n.sets[i].rrs, name, asked)
+			r.answer = r.appendNamed(n.sets[i].rrs, name, asked)
 		}
 	}
 	if apex == name && (qtype == dns.TypeSOA || qtype == dns.TypeANY) {
@@ -112,15 +114,14 @@ func (x *index) insecurePod(name string) *node {
 	return compile(name, []part{{records: []record{addressRecord(a)}}}, x.zones.ttl)
 }
 
-// appendNamed appends records in random order, under the name as it was asked. The records themselves are shared.
-func appendNamed(to, rrs []dns.RR, name, asked string) []dns.RR {
-	at := len(to)
+// appendNamed is the answer and further records in random order, under the name as it was asked. The records are shared.
+func (r *result) appendNamed(rrs []dns.RR, name, asked string) []dns.RR {
+	to, at := r.answer, len(r.answer)
 	for _, rr := range rrs {
 		to = append(to, named(rr, name, asked))
 	}
-	if added := to[at:]; len(added) > 1 {
-		rand.Shuffle(len(added), func(i, j int) { added[i], added[j] = added[j], added[i] })
-	}
+	added := to[at:]
+	shuffle(len(added), r.seed, func(i, j int) { added[i], added[j] = added[j], added[i] })
 	return to
 }
 

@@ -27,7 +27,7 @@ func FuzzPacket(f *testing.F) {
 			return
 		}
 		for _, stream := range []bool{false, true} {
-			m := s.reply(t.Context(), req, stream)
+			m := s.reply(t.Context(), req, stream, 1)
 			p, err := m.Pack()
 			if err != nil {
 				t.Fatalf("the reply cannot be sent: %v\n%v", err, m)

@@ -60,8 +60,9 @@ type node struct {
 
 // set is the records of one type.
 type set struct {
-	typ uint16
-	rrs []dns.RR
+	typ    uint16
+	rrs    []dns.RR
+	packed []byte // the whole answer after the question, where it can be known; nil where not
 }
 
 func (n *node) of(typ uint16) []dns.RR {
@@ -88,6 +89,9 @@ func compile(owner string, parts []part, ttl time.Duration) *node {
 		for _, r := range p.records {
 			n.add(r, owner, ttl)
 		}
+	}
+	for i := range n.sets {
+		n.sets[i].packed = pack(&n.sets[i])
 	}
 	return n
 }

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"math/rand/v2"
 
 	"github.com/miekg/dns"
 )
@@ -9,31 +10,44 @@ import (
 // Answer is the reply to a message from the index alone, whole, as over TCP: what the server says when it has no upstream
 // servers. Equal index, equal answer, but for the order of addresses.
 func (s *Server) Answer(req *dns.Msg) *dns.Msg {
-	m := begin(req)
-	if m.Rcode = refuse(req); m.Rcode != dns.RcodeSuccess {
-		return m
-	}
-	r := s.look(req.Question[0])
+	m, r := s.begin(req, rand.Uint64())
+	m.RecursionAvailable = false
 	if r.foreign != "" && len(r.answer) == 0 {
 		r.rcode = dns.RcodeServerFailure
 	}
-	r.into(m)
+	finish(m, &r, req, dns.MaxMsgSize)
 	return m
 }
 
-// reply is the message to send for req.
-func (s *Server) reply(ctx context.Context, req *dns.Msg, stream bool) *dns.Msg {
-	m := begin(req)
-	m.RecursionAvailable = s.upstream.configured()
-	if m.Rcode = refuse(req); m.Rcode == dns.RcodeSuccess {
-		r := s.look(req.Question[0])
-		if r.foreign != "" {
-			s.complete(ctx, req, &r)
-		}
-		r.into(m)
+// reply is the message to send for req. seed decides the order of addresses.
+func (s *Server) reply(ctx context.Context, req *dns.Msg, stream bool, seed uint64) *dns.Msg {
+	m, r := s.begin(req, seed)
+	if r.foreign != "" {
+		s.complete(ctx, req, &r)
 	}
-	fit(m, room(req, stream))
+	finish(m, &r, req, room(req, stream))
 	return m
+}
+
+// begin is an empty reply to req, and what the index knows.
+func (s *Server) begin(req *dns.Msg, seed uint64) (*dns.Msg, result) {
+	m := new(dns.Msg)
+	m.SetReply(req)
+	m.RecursionAvailable = s.upstream.configured()
+	if rcode := refuse(req); rcode != dns.RcodeSuccess {
+		return m, result{rcode: rcode, refused: true}
+	}
+	return m, s.look(req.Question[0], seed)
+}
+
+// finish puts r into m, as far as it fits into size bytes, and the EDNS0 record that a client with EDNS0 expects.
+func finish(m *dns.Msg, r *result, req *dns.Msg, size int) {
+	r.into(m)
+	if opt := req.IsEdns0(); opt != nil {
+		m.SetEdns0(maxUDP, opt.Do())
+	}
+	fit(m, size)
+	m.Compress = true
 }
 
 // fit shortens m to size bytes. Addresses that were only a courtesy beside the answer may go without a word; for the rest, the
@@ -47,9 +61,9 @@ func fit(m *dns.Msg, size int) {
 
 // look asks the index. Before it is there, whatever could be a name of the cluster fails, so that nobody remembers that a
 // name is missing.
-func (s *Server) look(q dns.Question) result {
+func (s *Server) look(q dns.Question, seed uint64) result {
 	if x := s.index.Load(); x != nil {
-		return x.answer(q)
+		return x.answer(q, seed)
 	}
 	name := dns.CanonicalName(q.Name)
 	if s.zones.of(name) != "" || isReverse(name) {
@@ -83,23 +97,10 @@ func (s *Server) complete(ctx context.Context, req *dns.Msg, r *result) {
 
 func (r *result) into(m *dns.Msg) {
 	m.Rcode = r.rcode
-	m.Answer, m.Ns = r.answer, r.ns
-	m.Extra = append(m.Extra, r.extra...)
+	m.Answer, m.Ns, m.Extra = r.answer, r.ns, r.extra
 	m.Truncated = r.truncated
 	// With authority: what we said ourselves, not what others told us.
-	m.Authoritative = r.foreign == "" && r.rcode != dns.RcodeServerFailure
-}
-
-// begin is an empty reply to req, with the EDNS0 record that a client with EDNS0 expects.
-func begin(req *dns.Msg) *dns.Msg {
-	m := new(dns.Msg)
-	m.SetReply(req)
-	m.Compress = true
-	m.AuthenticatedData = false
-	if opt := req.IsEdns0(); opt != nil {
-		m.SetEdns0(maxUDP, opt.Do())
-	}
-	return m
+	m.Authoritative = r.foreign == "" && !r.refused && r.rcode != dns.RcodeServerFailure
 }
 
 // refuse returns the code for messages that are not answered at all, or success.

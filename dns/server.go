@@ -3,7 +3,6 @@ package dns
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kubarium.dev/api"
@@ -163,54 +160,4 @@ func unseen(events []store.Event, listed map[*api.Kind]uint64) []store.Event {
 		}
 	}
 	return fresh
-}
-
-// Serve answers on a packet connection and a listener, either of which may be nil, until ctx ends; then it returns nil. It
-// closes both. Several may run at once.
-func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) error {
-	group, ctx := errgroup.WithContext(ctx)
-	if packets != nil {
-		group.Go(func() error {
-			return serve(ctx, &dns.Server{PacketConn: packets, UDPSize: maxUDP, Handler: s.handler(ctx, false)})
-		})
-	}
-	if streams != nil {
-		group.Go(func() error { return serve(ctx, &dns.Server{Listener: streams, Handler: s.handler(ctx, true)}) })
-	}
-	return group.Wait()
-}
-
-func serve(ctx context.Context, srv *dns.Server) error {
-	started := make(chan struct{})
-	ended := make(chan error, 1)
-	srv.NotifyStartedFunc = func() { close(started) }
-	go func() { ended <- srv.ActivateAndServe() }()
-	select {
-	case err := <-ended:
-		return fmt.Errorf("dns: serve: %w", err)
-	case <-started:
-	}
-	select {
-	case err := <-ended:
-		return fmt.Errorf("dns: serve: %w", cmp.Or(err, net.ErrClosed))
-	case <-ctx.Done():
-	}
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	err := srv.ShutdownContext(patience)
-	<-ended
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("dns: stop serving: %w", err)
-	}
-	return nil
-}
-
-func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
-	return func(w dns.ResponseWriter, req *dns.Msg) {
-		if m := s.reply(ctx, req, stream); m != nil {
-			if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
-				s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
-			}
-		}
-	}
 }

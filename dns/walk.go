@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -79,7 +80,7 @@ func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
 	}
 	began := time.Now()
 	req := new(dns.Msg).SetQuestion(step.Name, typ)
-	m := s.reply(ctx, req, true)
+	m := s.reply(ctx, req, true, rand.Uint64())
 	step.Took = time.Since(began)
 	step.Rcode = dns.RcodeToString[m.Rcode]
 	for _, rr := range m.Answer {
@@ -96,7 +97,7 @@ func (s *Server) explain(step *Step, typ uint16) {
 		step.Reason = "the server has not read the cluster's objects yet"
 		return
 	}
-	r := x.answer(dns.Question{Name: step.Name, Qtype: typ, Qclass: dns.ClassINET})
+	r := x.answer(dns.Question{Name: step.Name, Qtype: typ, Qclass: dns.ClassINET}, 0)
 	step.Foreign = r.foreign
 	x.mu.RLock()
 	defer x.mu.RUnlock()

@@ -13,12 +13,21 @@ import (
 type zones struct {
 	domain string              // "cluster.local."
 	under  string              // ".cluster.local."
+	wire   []byte              // the domain as packets have it
 	apexes map[string]struct{} // all zones, the domain among them
 	ttl    time.Duration
+	// seconds is ttl as packets have it.
+	seconds uint32
 }
 
 func newZones(domain string, reverse []netip.Prefix, ttl time.Duration) *zones {
-	z := &zones{domain: dns.CanonicalName(domain), apexes: map[string]struct{}{}, ttl: ttl}
+	z := &zones{
+		domain: dns.CanonicalName(domain), apexes: map[string]struct{}{}, ttl: ttl, seconds: uint32(ttl / time.Second),
+	}
+	buf := make([]byte, 256)
+	if n, err := dns.PackDomainName(z.domain, buf, 0, nil, false); err == nil {
+		z.wire = buf[:n]
+	}
 	z.under = "." + z.domain
 	z.apexes[z.domain] = struct{}{}
 	for _, p := range reverse {
@@ -45,6 +54,16 @@ func (z *zones) of(name string) string {
 	return ""
 }
 
+// shares says that the names within a zone's SOA record may end with more of name than its apex.
+func (z *zones) shares(name, apex string) bool {
+	if apex != z.domain {
+		return strings.HasSuffix(z.domain, "arpa.")
+	}
+	label := strings.TrimSuffix(strings.TrimSuffix(name, apex), ".")
+	label = label[strings.LastIndexByte(label, '.')+1:]
+	return label == "dns" || label == "hostmaster"
+}
+
 func isReverse(name string) bool {
 	return strings.HasSuffix(name, ".in-addr.arpa.") || strings.HasSuffix(name, ".ip6.arpa.")
 }
@@ -53,14 +72,15 @@ func isReverse(name string) bool {
 // kube-system/kube-dns.
 func (z *zones) server() string { return "ns.dns." + z.domain }
 
+// Nobody transfers the zone; the times are CoreDNS's.
+const soaRefresh, soaRetry, soaExpire = 7200, 1800, 86400
+
 // soa is a zone's SOA record. Its TTL and its minimum are how long clients may remember that a name is not there.
 func (z *zones) soa(apex string, serial uint32) dns.RR {
-	ttl := uint32(z.ttl / time.Second)
 	return &dns.SOA{
-		Hdr: dns.RR_Header{Name: apex, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: ttl},
+		Hdr: dns.RR_Header{Name: apex, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: z.seconds},
 		Ns:  z.server(), Mbox: "hostmaster." + z.domain,
-		// Nobody transfers the zone; the times are CoreDNS's.
-		Serial: serial, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
+		Serial: serial, Refresh: soaRefresh, Retry: soaRetry, Expire: soaExpire, Minttl: z.seconds,
 	}
 }
 

@@ -1,0 +1,183 @@
+package dns
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
+)
+
+// Serve answers on a packet connection and a listener, either of which may be nil, until ctx ends; then it returns nil. It
+// closes both. Several may run at once: two sockets that share an address (SO_REUSEPORT) use two processors.
+func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	switch conn := packets.(type) {
+	case nil:
+	case *net.UDPConn:
+		group.Go(func() error { return s.servePackets(ctx, conn) })
+	default:
+		group.Go(func() error {
+			return serve(ctx, &dns.Server{PacketConn: packets, UDPSize: maxUDP, Handler: s.handler(ctx, false)})
+		})
+	}
+	if streams != nil {
+		group.Go(func() error { return serve(ctx, &dns.Server{Listener: streams, Handler: s.handler(ctx, true)}) })
+	}
+	return group.Wait()
+}
+
+func serve(ctx context.Context, srv *dns.Server) error {
+	started := make(chan struct{})
+	ended := make(chan error, 1)
+	srv.NotifyStartedFunc = func() { close(started) }
+	go func() { ended <- srv.ActivateAndServe() }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("dns: serve: %w", err)
+	case <-started:
+	}
+	select {
+	case err := <-ended:
+		return fmt.Errorf("dns: serve: %w", cmp.Or(err, net.ErrClosed))
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	err := srv.ShutdownContext(patience)
+	<-ended
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("dns: stop serving: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, req *dns.Msg) {
+		if err := w.WriteMsg(s.reply(ctx, req, stream, rand.Uint64())); err != nil && ctx.Err() == nil {
+			s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
+		}
+	}
+}
+
+// servePackets reads packets many at a time and answers what the index knows at once, in order; questions for upstream servers
+// go on beside.
+func (s *Server) servePackets(ctx context.Context, conn *net.UDPConn) error {
+	b, err := newBurst(conn)
+	if err != nil {
+		return errors.Join(fmt.Errorf("dns: serve: %w", err), conn.Close())
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			s.log.Warn("dns: stop reading", "err", err)
+		}
+	})
+	defer stop()
+	var asking sync.WaitGroup
+	for err == nil {
+		if err = b.receive(); err == nil {
+			s.answerBurst(ctx, b, &asking)
+			err = b.send()
+		}
+	}
+	asking.Wait() // they end with ctx, or soon by themselves
+	err = errors.Join(err, conn.Close())
+	if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return fmt.Errorf("dns: serve: %w", err)
+}
+
+// answerBurst puts an answer in the place of each packet of b.
+func (s *Server) answerBurst(ctx context.Context, b *burst, asking *sync.WaitGroup) {
+	x := s.index.Load()
+	recursive := s.upstream.configured()
+	var q plain
+	for i := range b.received {
+		packet, n := b.packet(i)
+		if x != nil {
+			if length, _, done := x.quick(&q, packet, n, rand.Uint64(), recursive); done {
+				b.answer(i, length)
+				continue
+			}
+		}
+		b.answer(i, s.answerPacket(ctx, b, i, asking))
+	}
+}
+
+// answerPacket answers the i-th packet by the long way and returns the length of the answer, or 0 when there is none (yet).
+func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync.WaitGroup) int {
+	packet, n := b.packet(i)
+	req, refusal := parse(packet[:n])
+	if req == nil {
+		return s.pack(refusal, packet)
+	}
+	m, r := s.begin(req, rand.Uint64())
+	if r.foreign == "" {
+		finish(m, &r, req, room(req, false))
+		return s.pack(m, packet)
+	}
+	back := b.back(i)
+	asking.Go(func() {
+		s.complete(ctx, req, &r)
+		finish(m, &r, req, room(req, false))
+		answer := make([]byte, maxUDP)
+		if err := back.send(answer[:s.pack(m, answer)]); err != nil && ctx.Err() == nil {
+			s.log.Debug("dns: send answer", "to", back.String(), "err", err)
+		}
+	})
+	return 0
+}
+
+// pack puts m into buf and returns its length, or 0 when m is nil or cannot be sent.
+func (s *Server) pack(m *dns.Msg, buf []byte) int {
+	if m == nil {
+		return 0
+	}
+	p, err := m.PackBuffer(buf)
+	if err == nil && len(p) > len(buf) {
+		err = fmt.Errorf("%d bytes do not fit into %d", len(p), len(buf))
+	}
+	if err != nil {
+		s.log.Error("dns: pack answer", "err", err)
+		return 0
+	}
+	return copy(buf, p) // a no-op, for PackBuffer uses buf where it is long enough
+}
+
+// parse reads a message, or returns the refusal to send for it. Both are nil for what must not be answered: responses, and
+// packets without even a header.
+func parse(p []byte) (req, refusal *dns.Msg) {
+	if len(p) < headerSize {
+		return nil, nil
+	}
+	h := dns.Header{
+		Id: binary.BigEndian.Uint16(p), Bits: binary.BigEndian.Uint16(p[2:]), Qdcount: binary.BigEndian.Uint16(p[4:]),
+		Ancount: binary.BigEndian.Uint16(p[6:]), Nscount: binary.BigEndian.Uint16(p[8:]), Arcount: binary.BigEndian.Uint16(p[10:]),
+	}
+	action := dns.DefaultMsgAcceptFunc(h)
+	if action == dns.MsgIgnore {
+		return nil, nil
+	}
+	m := new(dns.Msg)
+	err := m.Unpack(p)
+	if action == dns.MsgAccept && err == nil {
+		return m, nil
+	}
+	refusal = new(dns.Msg)
+	refusal.Id, refusal.Response, refusal.Rcode = h.Id, true, dns.RcodeFormatError
+	refusal.Opcode = int(h.Bits>>11) & 0xf
+	refusal.RecursionDesired = h.Bits&flagRD != 0
+	if action == dns.MsgRejectNotImplemented {
+		refusal.Rcode = dns.RcodeNotImplemented
+	}
+	return nil, refusal
+}
