@@ -19,19 +19,24 @@ import (
 
 // container is one container of a pod, over all its runs.
 type container struct {
-	w    *worker
-	spec *corev1.Container
+	w      *worker
+	spec   *corev1.Container
+	role   role
+	target string // of an ephemeral container: the one whose processes it sees; "" for none
 
 	// The worker's own; nobody else reads them.
 	restarts int32
 	failures int       // in a row, for the back-off
 	retryAt  time.Time // when it is started again; zero when it is not waiting for that
 	waiting  corev1.ContainerStateWaiting
+	image    string                           // in words, how the image was resolved (N-15); "" until it was
+	hooking  bool                             // its postStart hook runs
 	last     *corev1.ContainerStateTerminated // how the run before this one ended
 	ended    *corev1.ContainerStateTerminated // how the current run ended; nil while it runs or waits
 	probes   probeState
 	fresh    bool               // just started: no probe has answered yet
-	stop     context.CancelFunc // of the probes of the current run
+	life     context.Context    // of the hook and the probes of the current run
+	stop     context.CancelFunc // of life
 
 	mu       sync.Mutex // guards all below
 	run      *run       // nil when none was started yet
@@ -43,6 +48,7 @@ type run struct {
 	began time.Time
 	id    string
 	log   *runLog
+	name  string // what ps shows for process 1
 	env   []string
 	dir   string
 	done  chan struct{} // closed when it has ended; then result is set
@@ -56,17 +62,6 @@ type run struct {
 	mu   sync.Mutex // guards box and over
 	box  *sandbox   // the process 1; made at the first exec for a built-in application
 	over bool       // no box may be made any more
-}
-
-// builtIn tells that a container names no program, so that it is the built-in application.
-func builtIn(c *corev1.Container) bool { return len(c.Command) == 0 }
-
-// resolution says in words how a container's image was resolved (N-15).
-func resolution(c *corev1.Container) string {
-	if builtIn(c) {
-		return "built-in application"
-	}
-	return "command on the host's files"
 }
 
 // alive tells whether a run has been started and has not ended.
@@ -116,6 +111,11 @@ type configError struct{ error }
 
 // start starts a run. Its end is posted to the worker. Errors: a configError; anything else that kept it from running.
 func (c *container) start(ctx context.Context) error {
+	p, err := c.w.n.resolve(c.spec)
+	if err != nil {
+		return err
+	}
+	c.image = p.words
 	pod := *c.w.pod // its status may not be written yet
 	pod.Status.PodIP, pod.Status.HostIP = c.w.net.Load().IP.String(), c.w.n.cfg.Address.String()
 	env, err := newEnvironment(&pod, c.spec, c.w.n.configMap)
@@ -127,10 +127,12 @@ func (c *container) start(ctx context.Context) error {
 		began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), log: &runLog{now: c.w.n.cfg.Now}, env: env.list(),
 		dir: c.spec.WorkingDir, done: make(chan struct{}),
 	}
-	if builtIn(c.spec) {
+	if p.builtIn {
+		r.name = c.spec.Image
 		err = c.startApp(ctx, r)
 	} else {
 		args := append(expandAll(c.spec.Command, env.values), expandAll(c.spec.Args, env.values)...)
+		r.name = args[0]
 		err = c.startCommand(ctx, r, args)
 	}
 	if err != nil {
@@ -233,7 +235,7 @@ func tcpPorts(c *corev1.Container) []int32 {
 
 // startCommand makes the container and starts its command.
 func (c *container) startCommand(ctx context.Context, r *run, args []string) error {
-	box, err := c.w.sandbox(ctx, args[0])
+	box, err := c.makeSandbox(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -248,7 +250,7 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 		box.close()
 		return err
 	}
-	command := podinit.Command{Args: args, Env: r.env, Dir: r.dir}
+	command := r.command(podinit.Command{Args: args})
 	main, err := box.start(command, true, null, theirs, theirs)
 	syscall.Close(theirs)
 	if err != nil {
@@ -279,8 +281,9 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 	return nil
 }
 
-// sandbox makes a container in the pod's namespace. It may be called from any goroutine.
-func (w *worker) sandbox(ctx context.Context, name string) (*sandbox, error) {
+// makeSandbox makes the processes' place of a run in the pod's namespace. It may be called from any goroutine.
+func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
+	w := c.w
 	net, pod := w.net.Load(), w.latest.Load()
 	if net == nil {
 		return nil, errSandboxEnded
@@ -292,7 +295,7 @@ func (w *worker) sandbox(ctx context.Context, name string) (*sandbox, error) {
 	}
 	resolv, _ := ResolvConf(pod, w.n.resolver)
 	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, setup: podinit.Setup{
-		Hostname: hostname(pod), Name: name, Hide: w.n.hide(),
+		Hostname: hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
 		Files: []podinit.File{
 			{Path: "/etc/resolv.conf", Content: resolv},
 			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},
@@ -328,26 +331,34 @@ func (r *run) closeBox() {
 func (c *container) sandbox(ctx context.Context) (*sandbox, *run, error) {
 	r := c.current()
 	if r == nil || !c.alive() {
-		return nil, nil, fmt.Errorf("container %s is not running", c.spec.Name)
+		return nil, nil, c.notRunning()
 	}
+	box, err := c.box(ctx, r)
+	return box, r, err
+}
+
+func (c *container) notRunning() error { return fmt.Errorf("container %s is not running", c.spec.Name) }
+
+// box is the process 1 of a run.
+func (c *container) box(ctx context.Context, r *run) (*sandbox, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
-		return nil, nil, fmt.Errorf("container %s is not running", c.spec.Name)
+		return nil, c.notRunning()
 	}
 	if r.box != nil {
-		return r.box, r, nil
+		return r.box, nil
 	}
-	box, err := c.w.sandbox(ctx, c.spec.Image)
+	box, err := c.makeSandbox(ctx, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	r.box = box
 	c.w.wg.Go(func() { // who kills process 1 ends the application (N-21)
 		box.wait()
 		r.kill()
 	})
-	return box, r, nil
+	return box, nil
 }
 
 // pipe returns the end this process reads from, and the one for a child.
@@ -362,11 +373,20 @@ func pipe() (ours *os.File, theirs int, err error) {
 	return os.NewFile(uintptr(fds[0]), "output"), fds[1], nil
 }
 
+// fallbackLines and fallbackBytes are how much of a log stands in for a termination message, as kubelet has it.
+const fallbackLines, fallbackBytes = 80, 2048
+
 // terminated is how Kubernetes shows a run that ended.
-func (r *run) terminated(now time.Time) *corev1.ContainerStateTerminated {
+func (r *run) terminated(now time.Time, policy corev1.TerminationMessagePolicy) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
 		ExitCode: int32(r.result.code), Signal: 0, Reason: "Completed", ContainerID: r.id, Message: r.result.text,
 		StartedAt: metaTime(r.began), FinishedAt: metaTime(now),
+	}
+	if t.Message == "" {
+		t.Message = r.result.message
+	}
+	if t.Message == "" && t.ExitCode != 0 && policy == corev1.TerminationMessageFallbackToLogsOnError {
+		t.Message = r.log.tail(fallbackLines, fallbackBytes)
 	}
 	switch {
 	case r.result.text != "":

@@ -21,10 +21,13 @@ const (
 	reasonUnhealthy     = "Unhealthy"
 	reasonBackOff       = "BackOff"
 	reasonFailed        = "Failed"
+	reasonPostStart     = "FailedPostStartHook"
+	reasonPreStop       = "FailedPreStopHook"
 	reasonSandbox       = "FailedCreatePodSandBox"
 	reasonDNSConfig     = "DNSConfigForming"
 	eventSource         = "kubelet"
 	waitingCreating     = "ContainerCreating"
+	waitingInitializing = "PodInitializing"
 	waitingCrashLoop    = "CrashLoopBackOff"
 	waitingConfig       = "CreateContainerConfigError"
 	waitingRunContainer = "RunContainerError"
@@ -32,15 +35,22 @@ const (
 
 // happening is an event to be written with the pod's next status.
 type happening struct {
-	kind      string // corev1.EventTypeNormal or Warning
-	reason    string
-	message   string
-	container string // "" for the pod as a whole
-	count     int32
-	at        time.Time
+	kind    string // corev1.EventTypeNormal or Warning
+	reason  string
+	message string
+	c       *container // nil for the pod as a whole
+	count   int32
+	at      time.Time
 }
 
-func (h happening) key() string { return h.reason + "\x00" + h.container + "\x00" + h.message }
+func (h happening) key() string { return h.reason + "\x00" + h.fieldPath() + "\x00" + h.message }
+
+func (h happening) fieldPath() string {
+	if h.c == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s{%s}", h.c.role.fieldPath(), h.c.spec.Name)
+}
 
 // note remembers an event for the next write; the same one twice is one with a higher count.
 func (w *worker) note(h happening) {
@@ -98,9 +108,7 @@ func (w *worker) event(pod *corev1.Pod, h happening) *corev1.Event {
 	ref := corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 	}
-	if h.container != "" {
-		ref.FieldPath = fmt.Sprintf("spec.containers{%s}", h.container)
-	}
+	ref.FieldPath = h.fieldPath()
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: pod.Namespace,

@@ -153,6 +153,17 @@ func (l *runLog) copyTo(ctx context.Context, r LogRequest) error {
 	}
 }
 
+// tail is the end of the log: at most so many lines and bytes.
+func (l *runLog) tail(lines int64, limit int) string {
+	var b bytes.Buffer
+	l.copyTo(context.Background(), LogRequest{Tail: &lines, Out: &b})
+	text := b.Bytes()
+	return string(text[max(0, len(text)-limit):])
+}
+
+// text is the whole log.
+func (l *runLog) text() string { return l.tail(maxLog, maxLog) }
+
 // limitedWriter ends with io.EOF after so many bytes; never for -1.
 type limitedWriter struct {
 	w    io.Writer

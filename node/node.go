@@ -53,6 +53,7 @@ type Node struct {
 	machine    *machine
 	resolver   Resolver
 	prober     *http.Client
+	health     *http.Client // of gRPC probes
 	progress   store.Progress
 	registered chan struct{} // closed when the Node object stands and the pods that were here have their addresses
 	once       sync.Once     // of closing registered
@@ -85,6 +86,7 @@ func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
 		workers: map[types.UID]*worker{}, pods: map[types.NamespacedName]*worker{},
 	}
 	n.prober = newProber(m.ns().DialContext)
+	n.health = newHealthProber(m.ns().DialContext)
 	n.resolver = Resolver{DNS: c.ClusterDNS, Domain: c.ClusterDomain}
 	if raw, err := os.ReadFile("/etc/resolv.conf"); err == nil { // a host without one has no names of its own
 		n.resolver.Host = string(raw)
@@ -251,10 +253,8 @@ func (n *Node) container(namespace, pod, name string) (*container, error) {
 	if w == nil {
 		return nil, apierrors.NewNotFound(api.Pods.GroupResource(), pod)
 	}
-	for _, c := range w.containers {
-		if name == "" || c.spec.Name == name {
-			return c, nil
-		}
+	if c := w.find(name); c != nil {
+		return c, nil
 	}
 	return nil, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod))
 }

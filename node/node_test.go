@@ -698,3 +698,49 @@ func BenchmarkABuiltInPodGetsReady(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// execIn runs a command in one of a pod's containers.
+func (b *bench) execIn(pod *corev1.Pod, container string, command ...string) (string, error) {
+	b.t.Helper()
+	var out bytes.Buffer
+	w := &limitedBuffer{b: &out, left: 1 << 20}
+	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	defer cancel()
+	err := b.Exec(ctx, ExecRequest{
+		Namespace: pod.Namespace, Pod: pod.Name, Container: container, Command: command, Stdout: w, Stderr: w,
+	})
+	return out.String(), err
+}
+
+// message is what the last event of a reason says of a pod; "" for none.
+func (b *bench) message(pod *corev1.Pod, reason string) string {
+	b.t.Helper()
+	list, err := b.store.List(b.t.Context(), api.Events, store.Query{Namespace: pod.Namespace})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	message := ""
+	for _, e := range store.All[*corev1.Event](list.Items) {
+		if e.InvolvedObject.Name == pod.Name && e.Reason == reason {
+			message = e.Message
+		}
+	}
+	return message
+}
+
+// change updates a pod in the store.
+func (b *bench) change(pod *corev1.Pod, fn func(*corev1.Pod)) {
+	b.t.Helper()
+	_, err := b.store.Update(b.t.Context(), func(tx *store.Tx) error {
+		old, err := store.Get[*corev1.Pod](tx, api.Pods, pod.Namespace, pod.Name)
+		if err != nil {
+			return err
+		}
+		p := api.Copy(old)
+		fn(p)
+		return tx.Update(p)
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}

@@ -36,8 +36,17 @@ type worker struct {
 	life       context.Context        // of everything the pod runs
 	pod        *corev1.Pod            // what the goroutine has taken up of latest
 	hostNet    bool                   // net is the node's own
+	inits      []*container           // in their order, sidecars among them
 	containers []*container
 	start      time.Time
+	failed     *verdict // why the pod as a whole has failed; nil while it has not
+
+	initialized bool         // the init containers are done
+	ending      bool         // endRest was called
+	hooks       atomic.Int32 // preStop hooks that run
+
+	mu        sync.Mutex // guards debuggers, which the worker alone writes
+	debuggers []*container
 
 	dirty       bool // the status has changed since it was written
 	pending     []happening
@@ -62,37 +71,46 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 	if pod.Status.StartTime != nil {
 		w.start = pod.Status.StartTime.Time
 	}
-	for i := range pod.Spec.Containers {
-		w.containers = append(w.containers, w.newContainer(&pod.Spec.Containers[i]))
+	for i := range pod.Spec.InitContainers {
+		w.inits = append(w.inits, w.newContainer(&pod.Spec.InitContainers[i], roleOf(&pod.Spec.InitContainers[i])))
 	}
+	for i := range pod.Spec.Containers {
+		w.containers = append(w.containers, w.newContainer(&pod.Spec.Containers[i], roleMain))
+	}
+	w.adopt()
 	return w
 }
 
 // newContainer takes up what the store knows of a container that ran before the machine lost its power.
-func (w *worker) newContainer(spec *corev1.Container) *container {
-	c := &container{w: w, spec: spec}
-	for _, s := range w.pod.Status.ContainerStatuses {
-		if s.Name != spec.Name {
-			continue
-		}
-		c.restarts, c.last = s.RestartCount, s.LastTerminationState.Terminated
-		switch {
-		case s.State.Running != nil:
-			end := unknownEnd(s.ContainerID, s.State.Running.StartedAt, w.n.cfg.Now())
-			if !restarts(w.pod, end.ExitCode) {
-				c.ended = end
-				continue
+func (w *worker) newContainer(spec *corev1.Container, r role) *container {
+	c := &container{w: w, spec: spec, role: r}
+	for _, list := range [][]corev1.ContainerStatus{
+		w.pod.Status.InitContainerStatuses, w.pod.Status.ContainerStatuses, w.pod.Status.EphemeralContainerStatuses,
+	} {
+		for i := range list {
+			if list[i].Name == spec.Name {
+				c.remember(&list[i])
 			}
-			c.last = end
-			c.restarts++
-		case s.State.Terminated != nil && restarts(w.pod, s.State.Terminated.ExitCode):
-			c.last = s.State.Terminated
-			c.restarts++
-		case s.State.Terminated != nil:
-			c.ended = s.State.Terminated
 		}
 	}
 	return c
+}
+
+// remember takes up a status of before. Init containers run again: what they prepared went with the machine's power.
+func (c *container) remember(s *corev1.ContainerStatus) {
+	c.restarts, c.last = s.RestartCount, s.LastTerminationState.Terminated
+	end := s.State.Terminated
+	if s.State.Running != nil {
+		end = unknownEnd(s.ContainerID, s.State.Running.StartedAt, c.w.n.cfg.Now())
+	}
+	switch {
+	case end == nil:
+	case c.role == roleInit || c.restartsAfter(end.ExitCode):
+		c.last = end
+		c.restarts++
+	default:
+		c.ended = end
+	}
 }
 
 // tell hands a newer state of the pod to the worker; gone says that it is not in the store any more. It never blocks.
@@ -162,9 +180,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		}
 	}
 	if w.net.Load() != nil {
-		for _, c := range w.containers {
-			next = min(next, c.advance(ctx))
-		}
+		next = w.advance(ctx)
 		w.awaitFirstAnswers(ctx)
 		if w.finished() {
 			w.tearDown()
@@ -177,16 +193,6 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		}
 	}
 	return next
-}
-
-// finished tells that every container has ended for good.
-func (w *worker) finished() bool {
-	for _, c := range w.containers {
-		if c.alive() || c.ended == nil || restarts(w.pod, c.ended.ExitCode) {
-			return false
-		}
-	}
-	return true
 }
 
 // setUp gives the pod its network.
@@ -217,6 +223,8 @@ func (w *worker) handle(m any) {
 	switch m := m.(type) {
 	case runEnded:
 		m.c.noteEnd(m.r)
+	case hooked:
+		m.c.noteHook(m)
 	case probed:
 		m.c.fresh = false
 		if m.r == m.c.current() && m.c.alive() {
@@ -239,7 +247,8 @@ func (w *worker) drainInbox() {
 // relabel tells built-in applications the labels of now.
 func (w *worker) relabel() {
 	w.pod = w.latest.Load()
-	for _, c := range w.containers {
+	w.adopt()
+	for _, c := range w.all() {
 		if r := c.current(); r != nil && r.app != nil && w.net.Load() != nil {
 			r.app.SetFacts(c.facts())
 		}
@@ -266,11 +275,11 @@ func (w *worker) write(ctx context.Context) error {
 		}
 		pod := api.Copy(obj.(*corev1.Pod))
 		pod.Status = podStatus(pod, v)
-		if pod.Annotations[AnnotationImage] == "" {
+		if note := v.imageNote(); note != "" && pod.Annotations[AnnotationImage] != note {
 			if pod.Annotations == nil {
 				pod.Annotations = map[string]string{}
 			}
-			pod.Annotations[AnnotationImage] = imageNote(pod)
+			pod.Annotations[AnnotationImage] = note
 		}
 		if err := tx.Update(pod); err != nil {
 			return err
@@ -286,19 +295,39 @@ func (w *worker) write(ctx context.Context) error {
 
 // view is the state of the pod's containers at this moment.
 func (w *worker) view() podView {
-	v := podView{hostIP: w.n.cfg.Address, start: w.start, now: w.n.cfg.Now()}
+	v := podView{hostIP: w.n.cfg.Address, start: w.start, now: w.n.cfg.Now(), failed: w.failed}
 	if net := w.net.Load(); net != nil {
 		v.podIP = net.IP
 	}
+	for _, c := range w.inits {
+		v.inits = append(v.inits, c.view())
+	}
 	for _, c := range w.containers {
-		cv := containerView{spec: c.spec, restarts: c.restarts, waiting: c.waiting, ended: c.ended, last: c.last}
-		if r := c.current(); r != nil {
-			cv.began, cv.id = r.began, r.id
-			cv.running = c.ended == nil && c.waiting.Reason == "" // a run whose end has not been taken up is still running
-		}
-		cv.started = cv.running && c.probes.started
-		cv.ready = cv.started && c.probes.ready
-		v.containers = append(v.containers, cv)
+		v.containers = append(v.containers, c.view())
+	}
+	for _, c := range w.debuggers {
+		v.debuggers = append(v.debuggers, c.view())
+	}
+	return v
+}
+
+func (c *container) view() containerView {
+	v := containerView{
+		spec: c.spec, role: c.role, restarts: c.restarts, waiting: c.waiting, ended: c.ended, last: c.last, image: c.image,
+		over: c.endedForGood(),
+	}
+	if r := c.current(); r != nil {
+		v.began, v.id = r.began, r.id
+		v.running = c.ended == nil && c.waiting.Reason == "" // a run whose end has not been taken up is still running
+	}
+	v.started = v.running && c.probes.started
+	switch c.role {
+	case roleInit:
+		v.ready = v.over && c.ended.ExitCode == 0
+	case roleEphemeral:
+		v.ready = false
+	default:
+		v.ready = v.started && c.probes.ready
 	}
 	return v
 }

@@ -1,12 +1,10 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,8 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-
-	"kubarium.dev/node/podinit"
 )
 
 // probeKind is Kubernetes' word for a probe, as events begin with it.
@@ -178,8 +174,10 @@ func (c *container) ask(ctx context.Context, p *corev1.Probe) error {
 		return c.askTCP(ctx, p.TCPSocket)
 	case p.Exec != nil:
 		return c.askExec(ctx, p.Exec.Command)
+	case p.GRPC != nil:
+		return c.askGRPC(ctx, p.GRPC)
 	}
-	return errors.New("this kind of probe is not supported")
+	return errors.New("the probe says nothing")
 }
 
 // portOf finds a port by number or by name.
@@ -226,9 +224,22 @@ func (c *container) askTCP(ctx context.Context, p *corev1.TCPSocketAction) error
 }
 
 func (c *container) askHTTP(ctx context.Context, p *corev1.HTTPGetAction) error {
-	address, err := c.addressOf(p.Host, p.Port)
+	resp, err := c.httpGet(ctx, p, probeAgent)
 	if err != nil {
 		return err
+	}
+	discard(resp)
+	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
+		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode) //nolint:staticcheck // kubelet's words
+	}
+	return nil
+}
+
+// httpGet asks the container, from the node, as a probe or a hook describes it.
+func (c *container) httpGet(ctx context.Context, p *corev1.HTTPGetAction, agent string) (*http.Response, error) {
+	address, err := c.addressOf(p.Host, p.Port)
+	if err != nil {
+		return nil, err
 	}
 	u, err := url.Parse(p.Path)
 	if err != nil {
@@ -240,9 +251,9 @@ func (c *container) askHTTP(ctx context.Context, p *corev1.HTTPGetAction) error 
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	req.Header.Set("User-Agent", probeAgent)
+	req.Header.Set("User-Agent", agent)
 	req.Header.Set("Accept", "*/*")
 	for _, h := range p.HTTPHeaders {
 		if strings.EqualFold(h.Name, "Host") {
@@ -253,14 +264,9 @@ func (c *container) askHTTP(ctx context.Context, p *corev1.HTTPGetAction) error 
 	}
 	resp, err := c.w.n.prober.Do(req)
 	if err != nil {
-		return fmt.Errorf("Get %q: %w", u, errors.Unwrap(err)) //nolint:staticcheck // kubelet's words
+		return nil, fmt.Errorf("Get %q: %w", u, errors.Unwrap(err)) //nolint:staticcheck // kubelet's words
 	}
-	defer resp.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(resp.Body, maxProbeReply))
-	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode) //nolint:staticcheck // kubelet's words
-	}
-	return nil
+	return resp, nil
 }
 
 // trailing is the slash that path.Join takes away.
@@ -283,21 +289,9 @@ func newProber(dial DialFunc) *http.Client {
 }
 
 func (c *container) askExec(ctx context.Context, words []string) error {
-	box, r, err := c.sandbox(ctx)
-	if err != nil {
-		return err
+	r := c.current()
+	if r == nil {
+		return c.notRunning()
 	}
-	var out bytes.Buffer
-	w := &limitedBuffer{b: &out, left: maxProbeReply}
-	err = execIn(ctx, box, ExecRequest{Stdout: w, Stderr: w}, podinit.Command{Args: words, Env: r.env, Dir: r.dir})
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return errors.New("command timed out")
-	}
-	if text := strings.TrimSpace(out.String()); text != "" {
-		return errors.New(text)
-	}
-	return err
+	return c.runIn(ctx, r, words)
 }

@@ -48,14 +48,14 @@ func (w *worker) awaitFirstAnswers(ctx context.Context) {
 // answersAtOnce tells that the container has just been started and its first readiness probe is under way.
 func (c *container) answersAtOnce() bool {
 	p := c.spec.ReadinessProbe
-	return c.fresh && builtIn(c.spec) && p != nil && p.Exec == nil && p.InitialDelaySeconds == 0 && p.SuccessThreshold <= 1 &&
+	return c.fresh && c.current().app != nil && p != nil && p.Exec == nil && p.InitialDelaySeconds == 0 && p.SuccessThreshold <= 1 &&
 		c.spec.StartupProbe == nil
 }
 
 // advance starts the container if it is due, and returns when to come again.
 func (c *container) advance(ctx context.Context) time.Duration {
 	w := c.w
-	if c.alive() || c.ended != nil && !restarts(w.pod, c.ended.ExitCode) {
+	if c.alive() || c.endedForGood() {
 		return forever
 	}
 	now := w.n.cfg.Now()
@@ -69,20 +69,26 @@ func (c *container) advance(ctx context.Context) time.Duration {
 	c.waiting, c.retryAt, w.dirty = corev1.ContainerStateWaiting{}, time.Time{}, true
 	err := c.start(ctx)
 	if err == nil {
-		w.note(happening{reason: reasonCreated, container: c.spec.Name, message: "Created container " + c.spec.Name + ": " + resolution(c.spec)})
-		w.note(happening{reason: reasonStarted, container: c.spec.Name, message: "Started container " + c.spec.Name})
-		c.startProbes(ctx, c.current())
+		w.note(happening{reason: reasonCreated, c: c, message: "Created container " + c.spec.Name + ": " + c.image})
+		w.note(happening{reason: reasonStarted, c: c, message: "Started container " + c.spec.Name})
+		c.created(ctx, c.current())
 		c.fresh = true
 		return forever
 	}
 	if ctx.Err() != nil {
 		return forever
 	}
-	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, container: c.spec.Name, message: "Error: " + err.Error()})
+	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, c: c, message: "Error: " + err.Error()})
 	c.waiting = corev1.ContainerStateWaiting{Reason: waitingRunContainer, Message: err.Error()}
 	var config configError
-	if errors.As(err, &config) {
+	var image *imageError
+	switch {
+	case errors.As(err, &image):
+		c.waiting.Reason = image.reason
+	case errors.As(err, &config):
 		c.waiting.Reason = waitingConfig
+	}
+	if config.error != nil || image != nil {
 		c.retryAt = now.Add(retryAfter)
 		return retryAfter
 	}
@@ -111,13 +117,13 @@ func (c *container) noteEnd(r *run) {
 	}
 	w, now := c.w, c.w.n.cfg.Now()
 	c.stop()
-	c.probes, c.fresh = probeState{}, false
-	c.ended, w.dirty = r.terminated(now), true
+	c.probes, c.fresh, c.hooking, c.waiting = probeState{}, false, false, corev1.ContainerStateWaiting{}
+	c.ended, w.dirty = r.terminated(now, c.spec.TerminationMessagePolicy), true
 	if now.Sub(r.began) >= backOffReset {
 		c.failures = 0
 	}
 	c.failures++
-	if !restarts(w.pod, c.ended.ExitCode) {
+	if w.decided() || !c.restartsAfter(c.ended.ExitCode) {
 		return
 	}
 	delay := backOff(c.failures)
@@ -126,7 +132,7 @@ func (c *container) noteEnd(r *run) {
 		name := c.spec.Name
 		c.waiting = corev1.ContainerStateWaiting{Reason: waitingCrashLoop, Message: fmt.Sprintf(
 			"back-off %s restarting failed container=%s pod=%s_%s(%s)", delay, name, w.key.Name, w.key.Namespace, w.uid)}
-		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonBackOff, container: name, message: fmt.Sprintf(
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonBackOff, c: c, message: fmt.Sprintf(
 			"Back-off restarting failed container %s in pod %s_%s(%s)", name, w.key.Name, w.key.Namespace, w.uid)})
 	}
 }
@@ -135,7 +141,7 @@ func (c *container) noteEnd(r *run) {
 func (c *container) noteProbe(p probed) {
 	w := c.w
 	if p.count > 0 {
-		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonUnhealthy, container: c.spec.Name, count: p.count,
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonUnhealthy, c: c, count: p.count,
 			message: string(p.kind) + " probe failed: " + p.message})
 	}
 	if !p.verdict {
@@ -148,7 +154,7 @@ func (c *container) noteProbe(p probed) {
 	case p.kind == startup && p.ok:
 		c.probes.started = true
 	case !p.ok:
-		w.note(happening{reason: reasonKilling, container: c.spec.Name, message: fmt.Sprintf(
+		w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf(
 			"Container %s failed %s probe, will be restarted", c.spec.Name, map[probeKind]string{liveness: "liveness", startup: "startup"}[p.kind])})
 		c.restart(p.r)
 	}
@@ -160,6 +166,8 @@ func (c *container) restart(r *run) {
 	ctx, cancel := context.WithTimeout(c.w.life, grace(c.w.pod))
 	c.w.wg.Go(func() {
 		defer cancel()
-		r.finish(ctx)
+		ready := make(chan struct{})
+		close(ready)
+		c.end(ending{hooks: ctx, kill: ctx, released: ready}, r, nil)
 	})
 }

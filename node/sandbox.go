@@ -37,6 +37,7 @@ type command struct {
 type exit struct {
 	code, signal int
 	text         string // why it could not be started; "" if it ran
+	message      string // its last words
 }
 
 // errSandboxEnded is what a command gets whose container ended before it could be started.
@@ -186,7 +187,7 @@ func (s *sandbox) read() {
 			c.started <- file
 		case c != nil && e.Kind == podinit.Exited:
 			close(c.started)
-			c.exited <- exit{code: int(e.Code), signal: int(e.Signal), text: e.Text}
+			c.exited <- exit{code: int(e.Code), signal: int(e.Signal), text: e.Text, message: e.Message}
 		}
 	}
 }

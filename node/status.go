@@ -19,7 +19,10 @@ const AnnotationImage = "kubarium.dev/image"
 // containerView is what the status of one container is made from.
 type containerView struct {
 	spec           *corev1.Container
+	role           role
+	image          string // how the image was resolved; "" until it was
 	running        bool
+	over           bool // it has ended for good
 	began          time.Time
 	id             string
 	ready, started bool
@@ -33,7 +36,9 @@ type podView struct {
 	hostIP, podIP netip.Addr // podIP is invalid until the pod has one
 	start         time.Time
 	now           time.Time
-	containers    []containerView
+	failed        *verdict // why the pod as a whole has failed; nil while it has not
+
+	inits, containers, debuggers []containerView
 }
 
 // podStatus works out the status of a pod; what others wrote into the old one stays.
@@ -49,21 +54,38 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	if s.QOSClass == "" {
 		s.QOSClass = qosClass(pod)
 	}
-	s.ContainerStatuses = nil
-	for _, c := range v.containers {
-		s.ContainerStatuses = append(s.ContainerStatuses, c.status())
+	reason := waitingCreating
+	if len(v.incomplete()) > 0 && s.PodIP != "" {
+		reason = waitingInitializing
 	}
-	s.Phase = phase(pod, v.containers)
+	s.InitContainerStatuses = statuses(v.inits, reason)
+	s.ContainerStatuses = statuses(v.containers, reason)
+	s.EphemeralContainerStatuses = statuses(v.debuggers, waitingCreating)
+	s.Phase = v.phase(pod)
+	if v.failed != nil {
+		s.Reason, s.Message = v.failed.reason, v.failed.message
+	}
 	for _, c := range v.conditions(pod, s.Phase) {
 		setCondition(&s, c, v.now)
 	}
 	return s
 }
 
-func (c containerView) status() corev1.ContainerStatus {
+func statuses(all []containerView, reason string) []corev1.ContainerStatus {
+	var out []corev1.ContainerStatus
+	for _, c := range all {
+		out = append(out, c.status(reason))
+	}
+	return out
+}
+
+// status is the status of one container; reason is why it waits if it does not know one itself.
+func (c containerView) status(reason string) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{
-		Name: c.spec.Name, Image: c.spec.Image, ImageID: "kubarium.dev/" + strings.ReplaceAll(resolution(c.spec), " ", "-"),
-		ContainerID: c.id, Ready: c.ready, Started: &c.started, RestartCount: c.restarts,
+		Name: c.spec.Name, Image: c.spec.Image, ContainerID: c.id, Ready: c.ready, Started: &c.started, RestartCount: c.restarts,
+	}
+	if c.image != "" {
+		s.ImageID = "kubarium.dev/" + strings.ReplaceAll(c.image, " ", "-")
 	}
 	switch {
 	case c.running:
@@ -73,7 +95,7 @@ func (c containerView) status() corev1.ContainerStatus {
 	default:
 		w := c.waiting
 		if w.Reason == "" {
-			w.Reason = waitingCreating
+			w.Reason = reason
 		}
 		s.State.Waiting = &w
 	}
@@ -84,14 +106,37 @@ func (c containerView) status() corev1.ContainerStatus {
 	return s
 }
 
+// incomplete is the init containers that the others still wait for.
+func (v podView) incomplete() []string {
+	var names []string
+	for _, c := range v.inits {
+		done := c.over && c.ended.ExitCode == 0
+		if c.role == roleSidecar {
+			done = c.started || c.restarts > 0
+		}
+		if !done {
+			names = append(names, c.spec.Name)
+		}
+	}
+	return names
+}
+
 // phase sums the containers up as kubelet does.
-func phase(pod *corev1.Pod, all []containerView) corev1.PodPhase {
+func (v podView) phase(pod *corev1.Pod) corev1.PodPhase {
+	if v.failed != nil {
+		return corev1.PodFailed
+	}
+	for _, c := range v.inits {
+		if c.role == roleInit && c.over && c.ended.ExitCode != 0 {
+			return corev1.PodFailed
+		}
+	}
 	running, waiting, failed, ended := 0, 0, 0, 0
-	for _, c := range all {
+	for _, c := range v.containers {
 		switch {
 		case c.running:
 			running++
-		case c.ended != nil && !restarts(pod, c.ended.ExitCode):
+		case c.over:
 			ended++
 			if c.ended.ExitCode != 0 {
 				failed++
@@ -103,39 +148,32 @@ func phase(pod *corev1.Pod, all []containerView) corev1.PodPhase {
 		}
 	}
 	switch {
-	case waiting > 0:
+	case waiting > 0 || running == 0 && ended == 0:
 		return corev1.PodPending
 	case running > 0:
 		return corev1.PodRunning
 	case failed > 0:
 		return corev1.PodFailed
-	case ended > 0:
-		return corev1.PodSucceeded
 	}
-	return corev1.PodPending
-}
-
-// restarts tells whether a container that ended is started again.
-func restarts(pod *corev1.Pod, code int32) bool {
-	switch pod.Spec.RestartPolicy {
-	case corev1.RestartPolicyNever:
-		return false
-	case corev1.RestartPolicyOnFailure:
-		return code != 0
-	}
-	return true
+	return corev1.PodSucceeded
 }
 
 func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCondition {
 	var unready []string
-	for _, c := range v.containers {
-		if !c.ready {
+	for _, c := range append(v.inits[:len(v.inits):len(v.inits)], v.containers...) {
+		if !c.ready && c.role != roleInit {
 			unready = append(unready, c.spec.Name)
 		}
+	}
+	initialized := corev1.PodCondition{Type: corev1.PodInitialized, Status: corev1.ConditionTrue}
+	if names := v.incomplete(); len(names) > 0 && p != corev1.PodSucceeded {
+		initialized.Status, initialized.Reason = corev1.ConditionFalse, "ContainersNotInitialized"
+		initialized.Message = fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(names, " "))
 	}
 	containers := corev1.PodCondition{Type: corev1.ContainersReady, Status: corev1.ConditionTrue}
 	switch {
 	case p == corev1.PodSucceeded:
+		initialized.Reason = "PodCompleted"
 		containers.Status, containers.Reason = corev1.ConditionFalse, "PodCompleted"
 	case p == corev1.PodFailed:
 		containers.Status, containers.Reason = corev1.ConditionFalse, "PodFailed"
@@ -152,13 +190,7 @@ func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCond
 	if !v.podIP.IsValid() {
 		sandbox.Status = corev1.ConditionFalse
 	}
-	return []corev1.PodCondition{
-		sandbox,
-		{Type: corev1.PodInitialized, Status: corev1.ConditionTrue},
-		ready,
-		containers,
-		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
-	}
+	return []corev1.PodCondition{sandbox, initialized, ready, containers, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
 }
 
 // unmetGate says which readiness gate holds the pod back; "" for none.
@@ -197,7 +229,7 @@ func setCondition(s *corev1.PodStatus, c corev1.PodCondition, now time.Time) {
 // qosClass is Kubernetes' quality of service class.
 func qosClass(pod *corev1.Pod) corev1.PodQOSClass {
 	any, guaranteed := false, true
-	for _, c := range pod.Spec.Containers {
+	for _, c := range append(pod.Spec.InitContainers[:len(pod.Spec.InitContainers):len(pod.Spec.InitContainers)], pod.Spec.Containers...) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			request, limit := c.Resources.Requests[name], c.Resources.Limits[name]
 			any = any || !request.IsZero() || !limit.IsZero()
@@ -219,12 +251,14 @@ func containerID(pod *corev1.Pod, name string, restart int32) string {
 	return "kubarium://" + hex.EncodeToString(sum[:])
 }
 
-// imageNote is the annotation that says how each container's image was resolved.
-func imageNote(pod *corev1.Pod) string {
+// imageNote is the annotation that says how each container's image was resolved; "" until all were.
+func (v podView) imageNote() string {
 	var words []string
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		words = append(words, c.Name+": "+resolution(c))
+	for _, c := range append(v.inits[:len(v.inits):len(v.inits)], v.containers...) {
+		if c.image == "" {
+			return ""
+		}
+		words = append(words, c.spec.Name+": "+c.image)
 	}
 	return strings.Join(words, "; ")
 }

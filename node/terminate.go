@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,19 +31,16 @@ func grace(pod *corev1.Pod) time.Duration {
 // terminate ends a pod as Kubernetes does, but in an order that loses no connection: once no ruleset leads to it any more, its
 // containers are asked to end, then killed when the grace is over; then its network goes, and last its object.
 func (w *worker) terminate(ctx context.Context) {
-	for _, c := range w.containers {
+	for _, c := range w.all() {
 		if c.alive() {
 			c.stop()
-			w.note(happening{reason: reasonKilling, container: c.spec.Name, message: "Stopping container " + c.spec.Name})
+			w.note(happening{reason: reasonKilling, c: c, message: "Stopping container " + c.spec.Name})
 		}
 	}
-	if len(w.pending) > 0 {
-		if err := w.write(ctx); err != nil && ctx.Err() == nil {
-			w.n.cfg.Log.Error("write the events of a pod", "pod", w.key, "error", err)
-		}
-	}
+	w.writeEvents(ctx)
 	w.finishAll(ctx)
 	w.tearDown()
+	w.writeEvents(ctx)
 	if ctx.Err() != nil || w.gone.Load() {
 		return
 	}
@@ -53,23 +49,32 @@ func (w *worker) terminate(ctx context.Context) {
 	}
 }
 
+// writeEvents writes what is to be told of a pod that ends.
+func (w *worker) writeEvents(ctx context.Context) {
+	if len(w.pending) == 0 {
+		return
+	}
+	if err := w.write(ctx); err != nil && ctx.Err() == nil {
+		w.n.cfg.Log.Error("write the events of a pod", "pod", w.key, "error", err)
+	}
+}
+
 // finishAll ends every container, at the latest when the pod's grace is over, the pod is gone or ctx ends.
 func (w *worker) finishAll(ctx context.Context) {
 	began := time.Now()
 	ctx, kill := context.WithCancel(ctx)
 	defer kill()
-	done := make(chan struct{})
+	hooks, endHooks := context.WithCancel(ctx)
+	defer endHooks()
+	done, released := make(chan struct{}), make(chan struct{})
 	revision := revisionOf(w.pod)
 	w.wg.Go(func() {
-		defer close(done)
+		defer close(released)
 		w.awaitProgrammed(ctx, revision)
-		var all sync.WaitGroup
-		for _, c := range w.containers {
-			if r := c.current(); r != nil && c.alive() {
-				all.Go(func() { r.finish(ctx) })
-			}
-		}
-		all.Wait()
+	})
+	w.wg.Go(func() {
+		defer close(done)
+		w.endContainers(ending{hooks: hooks, kill: ctx, released: released})
 	})
 	timer := time.NewTimer(grace(w.pod))
 	defer timer.Stop()
@@ -78,8 +83,16 @@ func (w *worker) finishAll(ctx context.Context) {
 		case <-done:
 			return
 		case <-timer.C:
-			kill()
-		case <-w.inbox: // ends and probes of a pod that is ending
+			if w.hooks.Load() > 0 && hooks.Err() == nil {
+				timer.Reset(afterHook)
+			} else {
+				kill()
+			}
+			endHooks()
+		case m := <-w.inbox: // ends and probes of a pod that is ending tell nobody anything
+			if h, ok := m.(hooked); ok {
+				h.c.noteHook(h)
+			}
 		case <-w.wake:
 			w.pod = w.latest.Load()
 			if w.gone.Load() {
@@ -91,7 +104,7 @@ func (w *worker) finishAll(ctx context.Context) {
 }
 
 func (w *worker) awaitProgrammed(ctx context.Context, revision uint64) {
-	if w.n.cfg.Programmed == nil || w.gone.Load() || !slices.ContainsFunc(w.containers, (*container).alive) {
+	if w.n.cfg.Programmed == nil || w.gone.Load() || !slices.ContainsFunc(w.all(), (*container).alive) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, programmedWait)
@@ -129,7 +142,7 @@ func (w *worker) tearDown() {
 func (w *worker) leave(end context.CancelFunc) {
 	end()
 	close(w.left)
-	for _, c := range w.containers {
+	for _, c := range w.all() {
 		if c.stop != nil {
 			c.stop()
 		}

@@ -8,7 +8,8 @@
 //
 // The web server answers every path with what it is, one fact a line, or as JSON when the client accepts it. /healthz, /readyz
 // (switched by POST /readyz?ready=false, or GET /readyz?set=false), /delay/300ms, /status/503, /headers and /crash?code=3 are
-// there to be probed, slowed down and broken. Logs and the clock are handed in. It does not speak TLS.
+// there to be probed, slowed down and broken. Any path echoes WebSocket messages, and the gRPC health service answers as
+// /readyz does. Logs and the clock are handed in. It does not speak TLS.
 package app
 
 import (
@@ -59,8 +60,9 @@ type App struct {
 	once  sync.Once
 	crash atomic.Int64 // exit code + 1; 0 while it lives
 
-	mu      sync.Mutex            // guards conns and touched
+	mu      sync.Mutex            // guards conns, sockets and touched
 	conns   map[net.Conn]struct{} // open connections
+	sockets map[net.Conn]struct{} // open WebSockets
 	touched time.Time             // when a connection last opened, closed or got a request
 }
 
@@ -83,7 +85,7 @@ func New(f Facts, o Options) *App {
 	if o.Idle <= 0 {
 		o.Idle = defaultIdle
 	}
-	a := &App{o: o, end: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	a := &App{o: o, end: make(chan struct{}), conns: map[net.Conn]struct{}{}, sockets: map[net.Conn]struct{}{}}
 	a.SetFacts(f)
 	return a
 }
@@ -104,8 +106,10 @@ func (a *App) Run(ctx context.Context, listeners []net.Listener, packets []net.P
 	srv := &http.Server{
 		Handler: http.HandlerFunc(a.serve), ConnState: a.track,
 		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols),
 	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true) // gRPC's
 	var wg sync.WaitGroup
 	for _, ln := range listeners {
 		wg.Go(func() { srv.Serve(ln) })
@@ -115,6 +119,7 @@ func (a *App) Run(ctx context.Context, listeners []net.Listener, packets []net.P
 	}
 	<-a.end
 	err := srv.Close()
+	a.closeSockets()
 	for _, ln := range listeners {
 		err = errors.Join(err, closed(ln.Close()))
 	}
@@ -153,6 +158,12 @@ func (a *App) track(c net.Conn, s http.ConnState) {
 	a.touched = time.Now()
 }
 
+func (a *App) touch() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.touched = time.Now()
+}
+
 // Drain ends the application without losing a request: it goes on accepting and answering, tells each client to close its
 // connection, and Run returns when no connection is open and none has arrived for a moment, when the clients that keep one open
 // have sent nothing for Idle, or when ctx ends.
@@ -183,7 +194,7 @@ func (a *App) drained(began, now time.Time) bool {
 	if a.touched.After(since) {
 		since = a.touched
 	}
-	if len(a.conns) == 0 {
+	if len(a.conns)+len(a.sockets) == 0 {
 		return now.Sub(since) >= a.o.Quiet
 	}
 	return now.Sub(since) >= a.o.Idle

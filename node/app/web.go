@@ -28,7 +28,7 @@ func (a *App) serve(w http.ResponseWriter, r *http.Request) {
 		a.requests.Add(1)
 	}
 	w.Header().Set("Server", server)
-	if a.draining.Load() {
+	if a.draining.Load() && r.ProtoMajor == 1 { // HTTP/2 has no such word: its clients notice the end
 		w.Header().Set("Connection", "close")
 	}
 	if r.ContentLength != 0 {
@@ -42,6 +42,12 @@ func (a *App) serve(w http.ResponseWriter, r *http.Request) {
 
 // route picks the answer by the path, and returns its code.
 func (a *App) route(w http.ResponseWriter, r *http.Request) int {
+	switch {
+	case r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+		return a.grpc(w, r)
+	case isWebSocket(r):
+		return a.webSocket(w, r)
+	}
 	head, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch head {
 	case "healthz":

@@ -57,12 +57,29 @@ func (s *Setup) build() error {
 		}
 	}
 	v := &view{mounts: mounts, hide: append(append([]string(nil), hidden...), s.Hide...)}
-	for _, step := range []func() error{func() error { return v.mirror("") }, v.cover, makeProc, makeDev, enter, giveUp} {
+	for _, step := range []func() error{func() error { return v.mirror("") }, v.cover, makeProc, makeDev, enter, s.prepare, giveUp} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// prepare makes the file for the container's last words, now that its root is the only one.
+func (s *Setup) prepare() error {
+	if s.Message == "" || s.Message[0] != '/' {
+		s.Message = ""
+		return nil
+	}
+	if err := mkdirAll(s.Message[:lastByte(s.Message, '/')]); err != nil {
+		return err
+	}
+	fd, err := syscall.Open(s.Message, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o666)
+	if err != nil {
+		return fault("make "+s.Message, err)
+	}
+	syscall.Fchmod(fd, 0o666)
+	return syscall.Close(fd)
 }
 
 func writeFile(path, content string) error {

@@ -54,6 +54,7 @@ type child struct {
 type keeper struct {
 	byPID map[int]child
 	byID  map[uint32]child
+	file  string // Setup.Message
 }
 
 func run() int {
@@ -69,7 +70,7 @@ func run() int {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	k := &keeper{byPID: map[int]child{}, byID: map[uint32]child{}}
+	k := &keeper{byPID: map[int]child{}, byID: map[uint32]child{}, file: setup.Message}
 	inbox := make(chan message)
 	go func() {
 		for {
@@ -126,8 +127,33 @@ func (k *keeper) reap() {
 			e.Signal = uint32(status.Signal())
 			e.Code = 128 + e.Signal
 		}
+		if c.id == MainID && k.file != "" {
+			e.Message = lastWords(k.file)
+		}
 		send(ControlFD, e.Pack())
 	}
+}
+
+// maxLastWords is how much of a termination message Kubernetes keeps.
+const maxLastWords = 4096
+
+// lastWords reads the end of what a command left in its termination log. The file is the container's: it may be anything.
+func lastWords(path string) string {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer syscall.Close(fd)
+	var st syscall.Stat_t
+	if syscall.Fstat(fd, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return ""
+	}
+	buf := make([]byte, maxLastWords)
+	n, err := syscall.Pread(fd, buf, max(0, st.Size-maxLastWords))
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
 }
 
 func (k *keeper) handle(m message) {

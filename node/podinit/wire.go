@@ -14,6 +14,7 @@ type Setup struct {
 	Name     string   // what ps shows for process 1
 	Hide     []string // folders of the host that are empty in the container, beside those that always are
 	Files    []File   // files that replace the host's, such as /etc/resolv.conf
+	Message  string   // the file whose content comes with the end of the main command; "" for none
 }
 
 // File is one small file.
@@ -52,6 +53,7 @@ type Event struct {
 	ID           uint32
 	Code, Signal uint32
 	Text         string
+	Message      string // what the main command left in the Setup's Message file
 }
 
 const (
@@ -80,6 +82,7 @@ func (s Setup) Pack() []byte {
 		p.text(f.Path)
 		p.text(f.Content)
 	}
+	p.text(s.Message)
 	return p
 }
 
@@ -90,6 +93,7 @@ func (s *Setup) unpack(b []byte) error {
 	for range u.count() {
 		s.Files = append(s.Files, File{Path: u.text(), Content: u.text()})
 	}
+	s.Message = u.text()
 	return u.end()
 }
 
@@ -134,6 +138,7 @@ func (e Event) Pack() []byte {
 	p.number(e.Code)
 	p.number(e.Signal)
 	p.text(e.Text)
+	p.text(e.Message)
 	return p
 }
 
@@ -143,7 +148,7 @@ func (e *Event) Unpack(b []byte) error {
 		return errMalformed
 	}
 	u := unpacker{rest: b[1:]}
-	e.Kind, e.ID, e.Code, e.Signal, e.Text = EventKind(b[0]), u.number(), u.number(), u.number(), u.text()
+	e.Kind, e.ID, e.Code, e.Signal, e.Text, e.Message = EventKind(b[0]), u.number(), u.number(), u.number(), u.text(), u.text()
 	return u.end()
 }
 
