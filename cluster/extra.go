@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -24,7 +25,7 @@ func (c *Cluster) extra() http.Handler {
 	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/services/{name}/why", answer(func(r *http.Request) (any, error) {
 		return c.Why(r.Context(), serviceOf(r))
 	}))
-	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/services/{name}/traffic", c.handleTraffic)
+	mux.HandleFunc("POST /kubarium/v1/namespaces/{ns}/services/{name}/traffic", c.handleTraffic)
 	mux.HandleFunc("/kubarium/v1/shell", c.handleShell)
 	return mux
 }
@@ -81,6 +82,8 @@ func (c *Cluster) handleProgrammed(r *http.Request) (any, error) {
 	return programmed{Revision: rev}, c.Programmed(ctx, rev)
 }
 
+// handleTraffic streams samples, a JSON value each. They end, with a last one, when the request's body does: a client that has
+// seen enough closes it. Without a body they end after "for".
 func (c *Cluster) handleTraffic(w http.ResponseWriter, r *http.Request) {
 	o, err := trafficOptions(r)
 	if err == nil {
@@ -92,7 +95,16 @@ func (c *Cluster) handleTraffic(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
-	err = c.Traffic(r.Context(), o, func(s Sample) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	if r.ContentLength < 0 {
+		flush.EnableFullDuplex() // HTTP/2 needs and has no such mode
+		go func() {
+			defer cancel()
+			io.Copy(io.Discard, r.Body) // ends with the request at the latest
+		}()
+	}
+	err = c.Traffic(ctx, o, func(s Sample) error {
 		if err := enc.Encode(s); err != nil {
 			return err
 		}

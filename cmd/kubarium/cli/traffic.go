@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,6 +17,9 @@ import (
 
 	"kubarium.dev/cluster"
 )
+
+// lastSample is how long an interrupted view waits for its last sample: longer than a request that gets no answer.
+const lastSample = 6 * time.Second
 
 type trafficFlags struct {
 	namespace string
@@ -74,15 +79,21 @@ func (a *app) traffic(cmd *cobra.Command, target string, f trafficFlags) error {
 	if f.keepAlive {
 		q.Set("keepalive", "true")
 	}
-	body, err := c.do(cmd.Context(), "GET", path+"/traffic?"+q.Encode(), nil)
+	// The first interrupt ends the traffic and still shows its last sample.
+	enough, hold := io.Pipe()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
+	defer cancel()
+	defer context.AfterFunc(cmd.Context(), func() {
+		hold.Close()
+		time.AfterFunc(lastSample, cancel)
+	})()
+	body, err := c.do(ctx, http.MethodPost, path+"/traffic?"+q.Encode(), enough)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	failed, err := a.samples(body, f)
 	switch {
-	case cmd.Context().Err() != nil: // the user has seen enough
-		return nil
 	case err != nil:
 		return err
 	case failed > 0:
