@@ -140,7 +140,7 @@ func (a *app) sampleTable(s cluster.Sample, f trafficFlags) error {
 	}
 	fmt.Fprintln(a.out, head)
 	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(w, "  %s\tREADY\tEXPECTED\tOBSERVED\tREQUESTS\tCONNECTIONS\t\n", strings.ToUpper(strings.TrimPrefix(f.by, "label=")))
+	fmt.Fprintf(w, "  %s\tREADY\tEXPECTED\tOBSERVED\tREQUESTS\tCONNECTIONS\tSPLIT\n", strings.ToUpper(strings.TrimPrefix(f.by, "label=")))
 	for _, g := range s.Shares {
 		fmt.Fprintf(w, "  %s\t%d\t%.1f %%\t%.1f %%\t%d\t%d\t%s\n", g.Group, g.Ready, 100*g.Expected, 100*g.Observed, g.Requests, g.Connections, bar(g.Observed))
 	}
