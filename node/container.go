@@ -49,8 +49,10 @@ type run struct {
 	id    string
 	log   *runLog
 	name  string // what ps shows for process 1
-	env   []string
+	env   *environment
 	dir   string
+	root  string        // the folder of its image; "" for the host's files
+	user  *identity     // who its processes are
 	done  chan struct{} // closed when it has ended; then result is set
 	// finish asks the run to end, kills it when ctx ends, and returns when it has ended.
 	finish func(ctx context.Context)
@@ -116,22 +118,29 @@ func (c *container) start(ctx context.Context) error {
 		return err
 	}
 	c.image = p.words
-	pod := *c.w.pod // its status may not be written yet
-	pod.Status.PodIP, pod.Status.HostIP = c.w.net.Load().IP.String(), c.w.n.cfg.Address.String()
-	env, err := newEnvironment(&pod, c.spec, c.w.n.configMap)
+	pod := c.w.withAddresses()
+	find := c.w.n.lookup()
+	find.capacity = c.w.n.resources
+	if find.user, err = identify(pod, c.spec, p.user); err != nil {
+		return err
+	}
+	if find.services, err = c.w.n.serviceEnv(ctx, pod); err != nil {
+		return err
+	}
+	env, err := newEnvironment(pod, c.spec, find, p.env)
 	if err != nil {
 		return configError{err}
 	}
 	now := c.w.n.cfg.Now()
 	r := &run{
-		began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), log: &runLog{now: c.w.n.cfg.Now}, env: env.list(),
-		dir: c.spec.WorkingDir, done: make(chan struct{}),
+		began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), log: &runLog{now: c.w.n.cfg.Now}, env: env,
+		dir: c.spec.WorkingDir, root: p.root, user: find.user, done: make(chan struct{}),
 	}
 	if p.builtIn {
 		r.name = c.spec.Image
 		err = c.startApp(ctx, r)
 	} else {
-		args := append(expandAll(c.spec.Command, env.values), expandAll(c.spec.Args, env.values)...)
+		args := p.argv(c.spec, env)
 		r.name = args[0]
 		err = c.startCommand(ctx, r, args)
 	}
@@ -293,9 +302,17 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 			return nil, err
 		}
 	}
+	if err := w.volumes.check(ctx, w.withAddresses(), true); err != nil {
+		return nil, err
+	}
+	mounts, err := w.volumes.mounts(c.spec, r.env)
+	if err != nil {
+		return nil, err
+	}
 	resolv, _ := ResolvConf(pod, w.n.resolver)
-	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, setup: podinit.Setup{
+	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: podinit.Setup{
 		Hostname: hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
+		Root: r.root, Mounts: mounts, Frozen: frozen(c.spec), Drop: dropped(c.spec),
 		Files: []podinit.File{
 			{Path: "/etc/resolv.conf", Content: resolv},
 			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},

@@ -23,6 +23,7 @@ const (
 	reasonFailed        = "Failed"
 	reasonPostStart     = "FailedPostStartHook"
 	reasonPreStop       = "FailedPreStopHook"
+	reasonMount         = "FailedMount"
 	reasonSandbox       = "FailedCreatePodSandBox"
 	reasonDNSConfig     = "DNSConfigForming"
 	eventSource         = "kubelet"

@@ -56,11 +56,11 @@ func (n *Node) Exec(ctx context.Context, r ExecRequest) error {
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	env := run.env
+	command := podinit.Command{Args: r.Command, TTY: r.TTY}
 	if r.TTY {
-		env = append([]string{defaultTerm}, env...)
+		command.Env = []string{defaultTerm}
 	}
-	return execIn(ctx, box, r, podinit.Command{Args: r.Command, Env: env, Dir: run.dir, TTY: r.TTY})
+	return execIn(ctx, box, r, run.command(command))
 }
 
 func execIn(ctx context.Context, box *sandbox, r ExecRequest, c podinit.Command) error {

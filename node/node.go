@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -42,9 +43,12 @@ type NodeConfig struct {
 	// Programmed returns when nothing leads to a pod any more whose deletion has this revision: processes get SIGTERM then,
 	// or after a second. nil does not wait.
 	Programmed func(ctx context.Context, revision uint64) error
-	Executable string // a program with node/podinit in it; "" for this one
-	StateDir   string // the cluster's own files, hidden from every container
-	Now        func() time.Time
+	Executable string   // a program with node/podinit in it; "" for this one
+	StateDir   string   // the cluster's own files, hidden from every container
+	HostPaths  []string // folders of the host that volumes may show; nil for none
+	// Token issues a token for a pod's ServiceAccount; nil for nobody who could.
+	Token func(context.Context, TokenRequest) (string, error)
+	Now   func() time.Time
 }
 
 // Node is one machine.
@@ -54,6 +58,9 @@ type Node struct {
 	resolver   Resolver
 	prober     *http.Client
 	health     *http.Client // of gRPC probes
+	volumes    volumes
+	resources  corev1.ResourceList // the machine's
+	services   serviceEnvs
 	progress   store.Progress
 	registered chan struct{} // closed when the Node object stands and the pods that were here have their addresses
 	once       sync.Once     // of closing registered
@@ -86,6 +93,10 @@ func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
 		workers: map[types.UID]*worker{}, pods: map[types.NamespacedName]*worker{},
 	}
 	n.prober = newProber(m.ns().DialContext)
+	if c.StateDir != "" {
+		n.volumes.dir = filepath.Join(c.StateDir, "volumes-"+c.Name)
+	}
+	n.resources = n.capacity()
 	n.health = newHealthProber(m.ns().DialContext)
 	n.resolver = Resolver{DNS: c.ClusterDNS, Domain: c.ClusterDomain}
 	if raw, err := os.ReadFile("/etc/resolv.conf"); err == nil { // a host without one has no names of its own
@@ -113,7 +124,7 @@ func (n *Node) Registered(ctx context.Context) error {
 // Run registers the machine and runs its pods until ctx ends, and returns when nothing of them is left.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer n.wg.Wait()
+	defer n.leave()
 	defer cancel()
 	if err := n.register(ctx); err != nil {
 		return fmt.Errorf("register node %s: %w", n.cfg.Name, err)
@@ -135,7 +146,7 @@ func (n *Node) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	watch, err := n.cfg.Store.Watch(ctx, list.Revision, api.Pods)
+	watch, err := n.cfg.Store.Watch(ctx, list.Revision, watched...)
 	if err != nil {
 		return err
 	}
@@ -149,11 +160,50 @@ func (n *Node) follow(ctx context.Context) error {
 			return err
 		}
 		for _, e := range batch.Events {
-			n.take(ctx, e.Object.(*corev1.Pod), e.Type == store.Deleted)
+			switch obj := e.Object.(type) {
+			case *corev1.Pod:
+				n.take(ctx, obj, e.Type == store.Deleted)
+			case *corev1.Service:
+				n.services.forget(obj.Namespace, obj.Name)
+			default:
+				n.refresh(obj)
+			}
 		}
 		n.progress.Reach(batch.Revision)
 	}
 }
+
+// watched is what a node follows, in one watch: a pod that was made after a Service is taken up after it.
+var watched = func() []*api.Kind {
+	kinds := []*api.Kind{api.Pods, api.Services, api.ConfigMaps}
+	if secrets, ok := api.KindForResource(corev1.SchemeGroupVersion.WithResource("secrets")); ok {
+		kinds = append(kinds, secrets)
+	}
+	return kinds
+}()
+
+// refresh tells the pods whose volumes show an object that it has changed.
+func (n *Node) refresh(obj api.Object) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.workers {
+		if w.key.Namespace == obj.GetNamespace() && len(w.latest.Load().Spec.Volumes) > 0 {
+			w.stale.Store(true)
+			w.nudge()
+		}
+	}
+}
+
+// leave returns when nothing of the node's pods is left.
+func (n *Node) leave() {
+	n.wg.Wait()
+	if err := n.volumes.close(); err != nil {
+		n.cfg.Log.Error("take the volumes away", "error", err)
+	}
+}
+
+// lookup is where the node's pods find what they refer to.
+func (n *Node) lookup() lookup { return lookup{configMap: n.configMap, secret: n.secret} }
 
 // sync takes up a whole list: pods that are not in it are gone.
 func (n *Node) sync(ctx context.Context, items []api.Object) {
@@ -382,7 +432,7 @@ func (n *Node) describe(node *corev1.Node) {
 		{Type: corev1.NodeInternalIP, Address: n.cfg.Address.String()},
 		{Type: corev1.NodeHostName, Address: n.cfg.Name},
 	}
-	s.Capacity = n.capacity()
+	s.Capacity = n.resources.DeepCopy()
 	s.Allocatable = s.Capacity.DeepCopy()
 	s.NodeInfo = nodeInfo()
 	for _, c := range []corev1.NodeCondition{

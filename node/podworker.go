@@ -25,6 +25,7 @@ type worker struct {
 	uid types.UID
 
 	latest atomic.Pointer[corev1.Pod]
+	stale  atomic.Bool   // something that a volume shows has changed
 	gone   atomic.Bool   // the object is not in the store any more
 	wake   chan struct{} // one waiting notice: latest or gone changed
 	inbox  chan any      // runEnded, probed
@@ -44,6 +45,8 @@ type worker struct {
 	initialized bool         // the init containers are done
 	ending      bool         // endRest was called
 	hooks       atomic.Int32 // preStop hooks that run
+	volumes     podVolumes
+	mounted     bool // the volumes were there when the containers were first started
 
 	mu        sync.Mutex // guards debuggers, which the worker alone writes
 	debuggers []*container
@@ -65,6 +68,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 		n: n, key: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, uid: pod.UID, names: map[string]string{},
 		wake: make(chan struct{}, 1), inbox: make(chan any, 16), left: make(chan struct{}), pod: pod, dirty: true,
 	}
+	w.volumes.w = w
 	w.latest.Store(pod)
 	w.claim = n.claim(pod)
 	w.start = n.cfg.Now()
@@ -119,6 +123,11 @@ func (w *worker) tell(pod *corev1.Pod, gone bool) {
 	if gone {
 		w.gone.Store(true)
 	}
+	w.nudge()
+}
+
+// nudge makes the worker look again.
+func (w *worker) nudge() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -179,12 +188,15 @@ func (w *worker) step(ctx context.Context) time.Duration {
 			next = retryAfter
 		}
 	}
-	if w.net.Load() != nil {
-		next = w.advance(ctx)
+	if w.net.Load() != nil && w.mount(ctx) {
+		next = min(next, w.advance(ctx), w.volumes.renewal(w.n.cfg.Now()))
 		w.awaitFirstAnswers(ctx)
 		if w.finished() {
 			w.tearDown()
 		}
+	}
+	if w.net.Load() != nil && !w.mounted {
+		next = min(next, retryAfter)
 	}
 	if (w.dirty || len(w.pending) > 0) && ctx.Err() == nil {
 		if err := w.write(ctx); err != nil {
@@ -193,6 +205,46 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		}
 	}
 	return next
+}
+
+// mount makes the pod's volumes, and keeps them up to date. It tells whether the containers may start.
+func (w *worker) mount(ctx context.Context) bool {
+	if len(w.pod.Spec.Volumes) == 0 {
+		w.mounted = true
+		return true
+	}
+	pod := w.withAddresses()
+	var err error
+	switch {
+	case !w.mounted:
+		err = w.volumes.check(ctx, pod, !w.builtInAlone())
+	case w.stale.Swap(false) || w.volumes.renewal(w.n.cfg.Now()) == 0:
+		err = w.volumes.refresh(ctx, pod)
+	}
+	if err != nil && ctx.Err() == nil {
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonMount, message: err.Error()})
+	}
+	w.mounted = w.mounted || err == nil
+	return w.mounted
+}
+
+// withAddresses is the pod as its containers are to see it: its status may not be written yet.
+func (w *worker) withAddresses() *corev1.Pod {
+	pod := *w.latest.Load()
+	if net := w.net.Load(); net != nil {
+		pod.Status.PodIP, pod.Status.HostIP = net.IP.String(), w.n.cfg.Address.String()
+	}
+	return &pod
+}
+
+// builtInAlone tells that no container of the pod is a process.
+func (w *worker) builtInAlone() bool {
+	for _, c := range w.all() {
+		if p, err := w.n.resolve(c.spec); err != nil || !p.builtIn {
+			return false
+		}
+	}
+	return true
 }
 
 // setUp gives the pod its network.
@@ -248,6 +300,7 @@ func (w *worker) drainInbox() {
 func (w *worker) relabel() {
 	w.pod = w.latest.Load()
 	w.adopt()
+	w.stale.Store(len(w.pod.Spec.Volumes) > 0)
 	for _, c := range w.all() {
 		if r := c.current(); r != nil && r.app != nil && w.net.Load() != nil {
 			r.app.SetFacts(c.facts())

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -12,7 +13,12 @@ import (
 type program struct {
 	words   string   // how it was found, for people (N-15)
 	builtIn bool     // the application of package app
-	args    []string // what is run, before the container's own command and args are put in
+	command []string // the entrypoint that stands where the container has no command
+	args    []string // what stands where the container has neither
+	env     []string // of its image
+	dir     string
+	root    string    // the folder of its image's files; "" for the host's
+	user    *identity // of its image; nil for root
 }
 
 // imageError is an image that stands for nothing here; it is waited for, as configError.
@@ -35,8 +41,20 @@ func (n *Node) resolve(c *corev1.Container) (program, error) {
 	return program{words: "built-in application", builtIn: true}, nil
 }
 
+// argv is the words to run: the container's command and args in place of the program's, as Kubernetes mixes them.
+func (p program) argv(c *corev1.Container, env *environment) []string {
+	command, args := p.command, p.args
+	if len(c.Command) > 0 {
+		command, args = expandAll(c.Command, env.get), nil
+	}
+	if len(c.Args) > 0 {
+		args = expandAll(c.Args, env.get)
+	}
+	return append(slices.Clone(command), args...)
+}
+
 // command fills in what every command of a run has in common.
 func (r *run) command(c podinit.Command) podinit.Command {
-	c.Env, c.Dir = append(c.Env, r.env...), r.dir
-	return c
+	c.Env, c.Dir = append(c.Env, r.env.list()...), r.dir
+	return r.user.of(c)
 }

@@ -80,7 +80,8 @@ func TestVariablesAreExpandedAsKubernetesDoes(t *testing.T) {
 	for in, want := range map[string]string{
 		"$(A)$(B)": "1two", "$$(A)": "$(A)", "$(C)": "$(C)", "$(A": "$(A", "$": "$", "a$b": "a$b", "$$": "$", "x$(A)y": "x1y", "": "",
 	} {
-		if got := expand(in, values); got != want {
+		get := func(name string) (string, bool) { v, ok := values[name]; return v, ok }
+		if got := expand(in, get); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}
@@ -108,7 +109,7 @@ func TestTheEnvironmentComesFromFieldsAndConfigMaps(t *testing.T) {
 			{Name: "BOTH", Value: "$(P_COLOR)-$(V)"},
 			ref("no", "k", true),
 		},
-	}, find)
+	}, lookup{configMap: find}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func TestTheEnvironmentComesFromFieldsAndConfigMaps(t *testing.T) {
 		v    corev1.EnvVar
 		want string
 	}{{ref("no", "k", false), `configmap "no" not found`}, {ref("cfg", "k", false), "couldn't find key k in ConfigMap dev/cfg"}} {
-		if _, err := newEnvironment(pod, &corev1.Container{Env: []corev1.EnvVar{c.v}}, find); err == nil || err.Error() != c.want {
+		if _, err := newEnvironment(pod, &corev1.Container{Env: []corev1.EnvVar{c.v}}, lookup{configMap: find}, nil); err == nil || err.Error() != c.want {
 			t.Errorf("got %v, want %s", err, c.want)
 		}
 	}

@@ -47,11 +47,16 @@ var errSandboxEnded = errors.New("the container has ended")
 type sandboxConfig struct {
 	program string // the program that holds podinit; "" for this one
 	ns      *netns.NS
+	user    *identity // who its processes will be; nil for root
 	setup   podinit.Setup
 }
 
 // idRange is how many user and group numbers a container knows under root; an ordinary user's has one, himself.
 const idRange = 65536
+
+// allCapabilities is how many there are since Linux 5.9; an overlay and mounts take SYS_ADMIN alone, but what a kernel asks for
+// the rest changes.
+const allCapabilities = 41
 
 // startSandbox makes a container and returns when it is built.
 func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
@@ -67,7 +72,7 @@ func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
 		return nil, err
 	}
 	s := &sandbox{conn: conn.(*net.UnixConn), last: podinit.MainID, running: map[uint32]*command{}}
-	s.cmd = sandboxCommand(c.program, theirs)
+	s.cmd = sandboxCommand(c, theirs)
 	if err := c.ns.Start(s.cmd); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start the container's first process: %w", err)
@@ -80,13 +85,22 @@ func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
 	return s, nil
 }
 
-func sandboxCommand(program string, control *os.File) *exec.Cmd {
+func sandboxCommand(c sandboxConfig, control *os.File) *exec.Cmd {
+	program := c.program
 	if program == "" {
 		program = "/proc/self/exe"
 	}
-	ids := []syscall.SysProcIDMap{{Size: 1}}
-	if multiUser() {
-		ids[0].Size = idRange
+	users, groups := []syscall.SysProcIDMap{{Size: 1}}, []syscall.SysProcIDMap{{Size: 1}}
+	var ambient []uintptr
+	switch {
+	case multiUser():
+		users[0].Size, groups[0].Size = idRange, idRange
+	case c.user != nil && (c.user.user != 0 || c.user.group != 0):
+		// The one user there is goes by the wanted number. A process that is not root keeps its capabilities over exec only so.
+		users[0].ContainerID, groups[0].ContainerID = int(c.user.user), int(c.user.group)
+		for c := range uintptr(allCapabilities) {
+			ambient = append(ambient, c)
+		}
 	}
 	return &exec.Cmd{
 		Path: program, Args: []string{podinit.Word}, Env: []string{"GOMAXPROCS=1"}, Dir: "/", ExtraFiles: []*os.File{control},
@@ -94,7 +108,7 @@ func sandboxCommand(program string, control *os.File) *exec.Cmd {
 			Setsid: true,
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS |
 				syscall.CLONE_NEWIPC,
-			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: ids[0].Size > 1,
+			UidMappings: users, GidMappings: groups, GidMappingsEnableSetgroups: groups[0].Size > 1, AmbientCaps: ambient,
 		},
 	}
 }

@@ -129,6 +129,9 @@ func (w *worker) tearDown() {
 		w.n.machine.freeIP(w.claim)
 		w.claim = netip.Addr{}
 	}
+	if err := w.n.volumes.remove(w.uid); err != nil {
+		w.n.cfg.Log.Error("take a pod's volumes away", "pod", w.key, "error", err)
+	}
 	net := w.net.Swap(nil)
 	if net == nil || w.hostNet {
 		return

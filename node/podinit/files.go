@@ -37,6 +37,16 @@ func (s *Setup) build() error {
 	if err != nil {
 		return fault("read the mounts", err)
 	}
+	trees, err := take(s.Mounts)
+	if err != nil {
+		return err
+	}
+	lower := -1
+	if s.Root != "" {
+		if lower, err = syscall.Open(s.Root, oPath|syscall.O_CLOEXEC, 0); err != nil {
+			return fault("open the image "+s.Root, err)
+		}
+	}
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
 		return fault("make the mounts private", err)
 	}
@@ -57,7 +67,20 @@ func (s *Setup) build() error {
 		}
 	}
 	v := &view{mounts: mounts, hide: append(append([]string(nil), hidden...), s.Hide...)}
-	for _, step := range []func() error{func() error { return v.mirror("") }, v.cover, makeProc, makeDev, enter, s.prepare, giveUp} {
+	for _, step := range []func() error{
+		func() error {
+			if s.Root != "" {
+				return image(lower)
+			}
+			if err := v.mirror(""); err != nil {
+				return err
+			}
+			return v.cover()
+		},
+		makeProc, makeDev, enter, s.prepare,
+		func() error { return s.furnish(trees) },
+		func() error { return giveUp(s.Drop) },
+	} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -80,6 +103,19 @@ func (s *Setup) prepare() error {
 	}
 	syscall.Fchmod(fd, 0o666)
 	return syscall.Close(fd)
+}
+
+// furnish puts the mounts into the container, over a root that may be read-only.
+func (s *Setup) furnish(trees []tree) error {
+	if s.Frozen {
+		if err := makeTargets(trees); err != nil {
+			return err
+		}
+		if err := freeze(); err != nil {
+			return err
+		}
+	}
+	return attach(trees)
 }
 
 func writeFile(path, content string) error {

@@ -17,8 +17,11 @@ const (
 	prCapBSetDrop     = 24
 	prSetDumpable     = 4
 	prSetName         = 15
-	capabilityV3      = 0x20080522
-	lastCapability    = 63
+	prCapAmbient      = 47
+	// prCapAmbientClearAll is an argument of prCapAmbient.
+	prCapAmbientClearAll = 4
+	capabilityV3         = 0x20080522
+	lastCapability       = 63
 )
 
 // kept are the capabilities that container engines leave by default: over the container's own files and users.
@@ -131,13 +134,14 @@ func enter() error {
 
 // giveUp drops what building took. Privileges belong to the thread: children are started by this one alone, the main thread,
 // to which init is bound.
-func giveUp() error {
+func giveUp(drop uint64) error {
+	bound := uint64(kept) &^ drop // what commands can have; this process has to make them whom they should be
 	syscall.Umask(0o022)
 	if err := prctl(prSetNoNewPrivs, 1); err != nil {
 		return fault("renounce new privileges", err)
 	}
 	for c := range uintptr(lastCapability + 1) {
-		if kept&(1<<c) != 0 {
+		if bound&(1<<c) != 0 {
 			continue
 		}
 		err := prctl(prCapBSetDrop, c)
@@ -154,6 +158,9 @@ func giveUp() error {
 	}{version: capabilityV3}
 	var data [2]struct{ effective, permitted, inheritable uint32 }
 	data[0].effective, data[0].permitted = kept, kept
+	if err := prctl(prCapAmbient, prCapAmbientClearAll); err != nil && err != syscall.EINVAL {
+		return fault("drop the inherited capabilities", err)
+	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0); errno != 0 {
 		return fault("drop the capabilities", errno)
 	}

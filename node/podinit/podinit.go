@@ -197,7 +197,10 @@ func (k *keeper) start(c Command, fds []int) {
 		fail(NotFound, "exec: \""+c.Args[0]+"\": "+text(err))
 		return
 	}
-	attr := &syscall.ProcAttr{Dir: dir, Env: c.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if c.ID == MainID {
+		mkdirAll(dir) // as container engines do; if it is refused, the start tells
+	}
+	attr := &syscall.ProcAttr{Dir: dir, Env: c.Env, Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.credential()}}
 	var master int
 	if c.TTY {
 		var slave int
@@ -225,6 +228,14 @@ func (k *keeper) start(c Command, fds []int) {
 		return
 	}
 	send(ControlFD, started.Pack())
+}
+
+// credential is who the command is; nil for whoever this process is.
+func (c Command) credential() *syscall.Credential {
+	if c.User == uint32(os.Getuid()) && c.Group == uint32(os.Getgid()) && len(c.Groups) == 0 {
+		return nil
+	}
+	return &syscall.Credential{Uid: c.User, Gid: c.Group, Groups: c.Groups, NoSetGroups: len(c.Groups) == 0}
 }
 
 // startCode is the shells' custom: 126 for what is there and cannot be run.

@@ -14,6 +14,10 @@ type Setup struct {
 	Name     string   // what ps shows for process 1
 	Hide     []string // folders of the host that are empty in the container, beside those that always are
 	Files    []File   // files that replace the host's, such as /etc/resolv.conf
+	Root     string   // the folder of an image, whose files are the container's; "" for the host's files
+	Mounts   []Mount  // what is shown beside, in this order
+	Frozen   bool     // the root is read-only
+	Drop     uint64   // capabilities that are given up, beside those that always are; a bit each
 	Message  string   // the file whose content comes with the end of the main command; "" for none
 }
 
@@ -28,6 +32,9 @@ type Command struct {
 	Env  []string
 	Dir  string // "" for /
 	TTY  bool
+	// User, Group and Groups are who the command is; Groups are the supplementary ones.
+	User, Group uint32
+	Groups      []uint32
 }
 
 // Signal sends a signal to a command, or to its whole process group.
@@ -82,6 +89,17 @@ func (s Setup) Pack() []byte {
 		p.text(f.Path)
 		p.text(f.Content)
 	}
+	p.text(s.Root)
+	p.number(uint32(len(s.Mounts)))
+	for _, m := range s.Mounts {
+		p.text(m.Source)
+		p.text(m.SubPath)
+		p.text(m.Target)
+		p.bool(m.ReadOnly)
+	}
+	p.bool(s.Frozen)
+	p.number(uint32(s.Drop))
+	p.number(uint32(s.Drop >> 32))
 	p.text(s.Message)
 	return p
 }
@@ -93,6 +111,12 @@ func (s *Setup) unpack(b []byte) error {
 	for range u.count() {
 		s.Files = append(s.Files, File{Path: u.text(), Content: u.text()})
 	}
+	s.Root = u.text()
+	for range u.count() {
+		s.Mounts = append(s.Mounts, Mount{Source: u.text(), SubPath: u.text(), Target: u.text(), ReadOnly: u.bool()})
+	}
+	s.Frozen = u.bool()
+	s.Drop = uint64(u.number()) | uint64(u.number())<<32
 	s.Message = u.text()
 	return u.end()
 }
@@ -105,6 +129,12 @@ func (c Command) Pack() []byte {
 	p.texts(c.Env)
 	p.text(c.Dir)
 	p.bool(c.TTY)
+	p.number(c.User)
+	p.number(c.Group)
+	p.number(uint32(len(c.Groups)))
+	for _, g := range c.Groups {
+		p.number(g)
+	}
 	return p
 }
 
@@ -112,6 +142,10 @@ func (c *Command) unpack(b []byte) error {
 	u := unpacker{rest: b}
 	u.kind(kindCommand)
 	c.ID, c.Args, c.Env, c.Dir, c.TTY = u.number(), u.texts(), u.texts(), u.text(), u.bool()
+	c.User, c.Group = u.number(), u.number()
+	for range u.count() {
+		c.Groups = append(c.Groups, u.number())
+	}
 	return u.end()
 }
 
