@@ -24,7 +24,7 @@ build: go ## build bin/kubarium, static and stripped
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kubarium ./cmd/kubarium
 
 demo: build deps ## build, boot a cluster and tell its story; exit 0 only if every claim held
-	@$(GO) run ./cmd/demo -bin bin/kubarium
+	@$(GO) run -trimpath ./cmd/demo -bin bin/kubarium
 
 test: go deps ## every test, with real namespaces and packets
 	@$(GO) test ./...
