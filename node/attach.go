@@ -11,8 +11,6 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
-	"kubarium.dev/api"
 )
 
 // AttachRequest asks to join what a container's own command reads and writes. Stdin and Stdout may be nil. Resize carries the
@@ -145,8 +143,8 @@ type PortForwardRequest struct {
 // connecting.
 func (n *Node) PortForward(ctx context.Context, r PortForwardRequest) error {
 	defer r.Conn.Close()
-	if n.find(r.Namespace, r.Pod) == nil {
-		return apierrors.NewNotFound(api.Pods.GroupResource(), r.Pod)
+	if _, err := n.container(r.Namespace, r.Pod, ""); err != nil {
+		return err
 	}
 	ns, ok := n.PodNS(r.Namespace, r.Pod)
 	if !ok {
