@@ -48,12 +48,16 @@ type run struct {
 	began time.Time
 	id    string
 	log   *runLog
-	name  string // what ps shows for process 1
-	env   *environment
-	dir   string
-	root  string        // the folder of its image; "" for the host's files
-	user  *identity     // who its processes are
-	done  chan struct{} // closed when it has ended; then result is set
+	io    *terminalIO
+	// drained is closed when everything it wrote has been taken.
+	drained    chan struct{}
+	stopSignal syscall.Signal
+	name       string // what ps shows for process 1
+	env        *environment
+	dir        string
+	root       string        // the folder of its image; "" for the host's files
+	user       *identity     // who its processes are
+	done       chan struct{} // closed when it has ended; then result is set
 	// finish asks the run to end, kills it when ctx ends, and returns when it has ended.
 	finish func(ctx context.Context)
 	kill   func()
@@ -133,9 +137,11 @@ func (c *container) start(ctx context.Context) error {
 	}
 	now := c.w.n.cfg.Now()
 	r := &run{
-		began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), log: &runLog{now: c.w.n.cfg.Now}, env: env,
+		stopSignal: p.stopSignal(c.spec), drained: make(chan struct{}), began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), env: env,
 		dir: c.spec.WorkingDir, root: p.root, user: find.user, done: make(chan struct{}),
 	}
+	r.log = &runLog{now: c.w.n.cfg.Now}
+	r.io = &terminalIO{log: r.log}
 	if p.builtIn {
 		r.name = c.spec.Image
 		err = c.startApp(ctx, r)
@@ -145,6 +151,7 @@ func (c *container) start(ctx context.Context) error {
 		err = c.startCommand(ctx, r, args)
 	}
 	if err != nil {
+		r.io.closeInput()
 		r.log.close()
 		return err
 	}
@@ -166,7 +173,7 @@ func (c *container) startApp(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	r.app = app.New(c.facts(), app.Options{Out: r.log})
+	r.app = app.New(c.facts(), app.Options{Out: r.io})
 	life, kill := context.WithCancel(context.WithoutCancel(ctx))
 	r.kill = kill
 	r.finish = func(ctx context.Context) { r.app.Drain(ctx); <-r.done }
@@ -182,6 +189,7 @@ func (c *container) startApp(ctx context.Context, r *run) error {
 			result.code, result.signal = 128+int(syscall.SIGKILL), int(syscall.SIGKILL)
 		}
 		r.closeBox()
+		close(r.drained)
 		c.over(r, result)
 	})
 	return nil
@@ -248,29 +256,15 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 	if err != nil {
 		return err
 	}
-	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	main, out, err := c.launch(box, r, args)
 	if err != nil {
-		box.close()
-		return err
-	}
-	defer syscall.Close(null)
-	out, theirs, err := pipe()
-	if err != nil {
-		box.close()
-		return err
-	}
-	command := r.command(podinit.Command{Args: args})
-	main, err := box.start(command, true, null, theirs, theirs)
-	syscall.Close(theirs)
-	if err != nil {
-		out.Close()
 		box.close()
 		return err
 	}
 	r.box = box
 	r.kill = func() { box.cmd.Process.Kill() }
 	r.finish = func(ctx context.Context) {
-		box.signal(main, syscall.SIGTERM, false)
+		box.signal(main, r.stopSignal, false)
 		select {
 		case <-r.done:
 		case <-ctx.Done():
@@ -279,15 +273,67 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 		}
 	}
 	c.w.wg.Go(func() { // until every process that holds the output is gone
+		defer close(r.drained)
+		if out == nil {
+			if out = <-main.started; out == nil {
+				return // it could not be started
+			}
+			r.io.open(out, out)
+		}
 		defer out.Close()
-		copyAll(r.log, out)
+		copyAll(r.io, out)
 	})
 	c.w.wg.Go(func() {
 		result := <-main.exited
+		r.io.closeInput()
 		r.closeBox() // the container ends with its command
 		c.over(r, result)
 	})
 	return nil
+}
+
+// launch starts the command with the input and output it asks for, and returns where its output comes out; nil for a terminal,
+// which comes when it has been started.
+func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.File, error) {
+	command := podinit.Command{Args: args, TTY: c.spec.TTY}
+	if c.spec.TTY {
+		command.Env = []string{defaultTerm}
+		main, err := box.start(r.command(command), true)
+		return main, nil, err
+	}
+	in, err := c.input(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer syscall.Close(in)
+	out, theirs, err := pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer syscall.Close(theirs)
+	main, err := box.start(r.command(command), true, in, theirs, theirs)
+	if err != nil {
+		out.Close()
+		return nil, nil, err
+	}
+	return main, out, nil
+}
+
+// input is the command's standard input: what attached clients write, if the container asks for that, else nothing.
+func (c *container) input(r *run) (int, error) {
+	if !c.spec.Stdin {
+		fd, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		return fd, os.NewSyscallError("open /dev/null", err)
+	}
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+		return -1, os.NewSyscallError("pipe", err)
+	}
+	if err := syscall.SetNonblock(fds[1], true); err != nil {
+		return -1, err
+	}
+	r.io.open(os.NewFile(uintptr(fds[1]), "input"), nil)
+	return fds[0], nil
 }
 
 // makeSandbox makes the processes' place of a run in the pod's namespace. It may be called from any goroutine.

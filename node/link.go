@@ -60,6 +60,16 @@ func newLink(log *slog.Logger, settings []setting) (*link, error) {
 	return l, nil
 }
 
+// addBridge makes a bridge and returns its index.
+func (l *link) addBridge(name string) (int, error) {
+	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+	bridge.Name, bridge.Flags = name, net.FlagUp
+	if err := l.netlink.LinkAdd(bridge); err != nil {
+		return 0, fmt.Errorf("make the bridge %s: %w", name, err)
+	}
+	return bridge.Index, nil
+}
+
 // close lets go of the namespace. A link that was never made closes well.
 func (l *link) close() error {
 	if l == nil {

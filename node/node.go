@@ -43,9 +43,10 @@ type NodeConfig struct {
 	// Programmed returns when nothing leads to a pod any more whose deletion has this revision: processes get SIGTERM then,
 	// or after a second. nil does not wait.
 	Programmed func(ctx context.Context, revision uint64) error
-	Executable string   // a program with node/podinit in it; "" for this one
-	StateDir   string   // the cluster's own files, hidden from every container
-	HostPaths  []string // folders of the host that volumes may show; nil for none
+	Lease      time.Duration // for how long a machine that is not heard of is taken to be alive; 0 for 40 s
+	Executable string        // a program with node/podinit in it; "" for this one
+	StateDir   string        // the cluster's own files, hidden from every container
+	HostPaths  []string      // folders of the host that volumes may show; nil for none
 	// Token issues a token for a pod's ServiceAccount; nil for nobody who could.
 	Token func(context.Context, TokenRequest) (string, error)
 	Now   func() time.Time
@@ -58,6 +59,7 @@ type Node struct {
 	resolver   Resolver
 	prober     *http.Client
 	health     *http.Client // of gRPC probes
+	power      *power
 	volumes    volumes
 	resources  corev1.ResourceList // the machine's
 	services   serviceEnvs
@@ -81,6 +83,9 @@ func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Lease <= 0 {
+		c.Lease = defaultLease
+	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = defaultDomain
 	}
@@ -89,7 +94,7 @@ func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
 		return nil, fmt.Errorf("put node %s on the wire: %w", c.Name, err)
 	}
 	n := &Node{
-		cfg: c, machine: m, registered: make(chan struct{}),
+		cfg: c, machine: m, power: m.power, registered: make(chan struct{}),
 		workers: map[types.UID]*worker{}, pods: map[types.NamespacedName]*worker{},
 	}
 	n.prober = newProber(m.ns().DialContext)
@@ -121,25 +126,6 @@ func (n *Node) Registered(ctx context.Context) error {
 	}
 }
 
-// Run registers the machine and runs its pods until ctx ends, and returns when nothing of them is left.
-func (n *Node) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer n.leave()
-	defer cancel()
-	if err := n.register(ctx); err != nil {
-		return fmt.Errorf("register node %s: %w", n.cfg.Name, err)
-	}
-	for {
-		err := n.follow(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-			return fmt.Errorf("node %s: %w", n.cfg.Name, err)
-		}
-	}
-}
-
 // follow takes up every pod of this node, and then every change, until the watch ends.
 func (n *Node) follow(ctx context.Context) error {
 	list, err := n.cfg.Store.List(ctx, api.Pods, store.Query{Index: api.IndexNode, Value: n.cfg.Name})
@@ -157,6 +143,9 @@ func (n *Node) follow(ctx context.Context) error {
 	for {
 		batch, err := watch.Next(ctx)
 		if err != nil {
+			return err
+		}
+		if err := n.power.await(ctx, func() bool { return !n.power.cut }); err != nil {
 			return err
 		}
 		for _, e := range batch.Events {
@@ -299,6 +288,9 @@ func (n *Node) find(namespace, name string) *worker {
 
 // container finds a container of a pod; "" is the first.
 func (n *Node) container(namespace, pod, name string) (*container, error) {
+	if n.power.isCut() {
+		return nil, apierrors.NewServiceUnavailable("node " + n.cfg.Name + " does not answer")
+	}
 	w := n.find(namespace, pod)
 	if w == nil {
 		return nil, apierrors.NewNotFound(api.Pods.GroupResource(), pod)

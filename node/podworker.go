@@ -313,6 +313,9 @@ func (w *worker) relabel() {
 
 // write puts the pod's status and the events that are due into the store, together.
 func (w *worker) write(ctx context.Context) error {
+	if w.n.power.isCut() {
+		return errCut
+	}
 	v, due := w.view(), w.pending
 	names := map[string]string{}
 	for k, name := range w.names {

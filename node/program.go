@@ -3,8 +3,12 @@ package node
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"golang.org/x/sys/unix"
 
 	"kubarium.dev/node/podinit"
 )
@@ -17,6 +21,7 @@ type program struct {
 	args    []string // what stands where the container has neither
 	env     []string // of its image
 	dir     string
+	signal  string    // that ends it; "" for SIGTERM
 	root    string    // the folder of its image's files; "" for the host's
 	user    *identity // of its image; nil for root
 }
@@ -51,6 +56,21 @@ func (p program) argv(c *corev1.Container, env *environment) []string {
 		args = expandAll(c.Args, env.get)
 	}
 	return append(slices.Clone(command), args...)
+}
+
+// stopSignal is what asks the container to end.
+func (p program) stopSignal(c *corev1.Container) syscall.Signal {
+	name := p.signal
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		name = string(*c.Lifecycle.StopSignal)
+	}
+	if n, err := strconv.Atoi(name); err == nil && n > 0 {
+		return syscall.Signal(n)
+	}
+	if s := unix.SignalNum(name); s != 0 {
+		return s
+	}
+	return syscall.SIGTERM
 }
 
 // command fills in what every command of a run has in common.

@@ -236,7 +236,7 @@ func TestSecretsFillVariablesAndVolumes(t *testing.T) {
 	ref := corev1.LocalObjectReference{Name: "s"}
 	e, err := newEnvironment(pod, &corev1.Container{
 		EnvFrom: []corev1.EnvFromSource{{Prefix: "S_", SecretRef: &corev1.SecretEnvSource{LocalObjectReference: ref}}},
-		Env: []corev1.EnvVar{{Name: "U", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: ref, Key: "user"}}}},
+		Env:     []corev1.EnvVar{{Name: "U", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: ref, Key: "user"}}}},
 	}, find, []string{"PATH=/x"})
 	if err != nil {
 		t.Fatal(err)

@@ -31,8 +31,10 @@ type Fabric struct {
 	bridge  int   // its interface index
 	outside *link
 
-	mu       sync.Mutex // guards machines
+	mu       sync.Mutex // guards all below
 	machines []*machine
+	islands  int   // made so far, for their names
+	bridges  []int // of the islands that a partition made
 }
 
 // NewFabric makes the wire with outside on it and no machine yet.
@@ -57,13 +59,8 @@ func (f *Fabric) makeWire() error {
 		return fmt.Errorf("make the wire: %w", err)
 	}
 	f.wire = l
-	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
-	bridge.Name, bridge.Flags = "wire", net.FlagUp
-	if err := l.netlink.LinkAdd(bridge); err != nil {
-		return fmt.Errorf("make the wire's bridge: %w", err)
-	}
-	f.bridge = bridge.Index
-	return nil
+	f.bridge, err = l.addBridge("wire")
+	return err
 }
 
 // outsideSettings let a load generator make many connections: every port may be a client's, and soon again.
@@ -80,14 +77,14 @@ func (f *Fabric) makeOutside() error {
 		return fmt.Errorf("make outside: %w", err)
 	}
 	f.outside = l
-	return f.plug(l, "outside", f.cfg.Nodes.Masked().Addr().Next())
+	_, err = f.plug(l, "outside", f.cfg.Nodes.Masked().Addr().Next())
+	return err
 }
 
-// plug connects a namespace to the wire, by eth0 with the address.
-func (f *Fabric) plug(l *link, name string, addr netip.Addr) error {
+// plug connects a namespace to the wire, by eth0 with the address, and returns the index of the wire's end.
+func (f *Fabric) plug(l *link, name string, addr netip.Addr) (int, error) {
 	port := netlink.LinkAttrs{Name: name, MasterIndex: f.bridge}
-	_, err := l.connect(f.wire, port, netip.PrefixFrom(addr, f.cfg.Nodes.Bits()), nil)
-	return err
+	return l.connect(f.wire, port, netip.PrefixFrom(addr, f.cfg.Nodes.Bits()), nil)
 }
 
 // Outside is the namespace of a client that reaches the machines' addresses and nothing behind them.
@@ -129,6 +126,10 @@ type machine struct {
 	addr netip.Addr
 	pods netip.Prefix
 
+	wire      *link // where its end of the wire is
+	portIndex int   // of that end
+	power     *power
+
 	mu     sync.Mutex // guards all below
 	serial int        // of the pods' interfaces
 	last   netip.Addr // the pod address given out last
@@ -154,7 +155,7 @@ func (f *Fabric) attach(name string, addr netip.Addr, pods netip.Prefix) (*machi
 		return nil, err
 	}
 	pods = pods.Masked()
-	m := &machine{link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}, nets: map[*podNet]bool{}}
+	m := &machine{wire: f.wire, power: &power{}, link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}, nets: map[*podNet]bool{}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.join(m); err != nil {
@@ -170,7 +171,8 @@ func (f *Fabric) join(m *machine) error {
 			return fmt.Errorf("%s, %v and the pods' range %v clash with node %s", m.name, m.addr, m.pods, other.name)
 		}
 	}
-	if err := f.plug(m.link, m.name, m.addr); err != nil {
+	var err error
+	if m.portIndex, err = f.plug(m.link, m.name, m.addr); err != nil {
 		return err
 	}
 	// The scope keeps the kernel from choosing it as a sender's address, for what it masquerades above all.
