@@ -1,0 +1,4 @@
+package ingress
+
+type service struct{}
+type ruleStats struct{}
