@@ -147,6 +147,9 @@ func (c *container) start(ctx context.Context) error {
 		err = c.startApp(ctx, r)
 	} else {
 		args := p.argv(c.spec, env)
+		if r.dir == "" {
+			r.dir = p.dir
+		}
 		r.name = args[0]
 		err = c.startCommand(ctx, r, args)
 	}
