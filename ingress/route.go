@@ -66,7 +66,8 @@ type Backend struct {
 	// Resource names a backend that is not a Service: always 503.
 	Resource string
 
-	live *service // what runs behind it, bound by the controller
+	live  *service // what runs behind it, bound by the controller
+	stats *ruleStats
 }
 
 // Port is a Service's port by name or by number.

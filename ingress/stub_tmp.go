@@ -1,4 +1,0 @@
-package ingress
-
-type service struct{}
-type ruleStats struct{}
