@@ -147,6 +147,9 @@ func (c *container) start(ctx context.Context) error {
 		err = c.startApp(ctx, r)
 	} else {
 		args := p.argv(c.spec, env)
+		if r.dir == "" {
+			r.dir = p.dir
+		}
 		r.name = args[0]
 		err = c.startCommand(ctx, r, args)
 	}
@@ -357,12 +360,12 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 	}
 	resolv, _ := ResolvConf(pod, w.n.resolver)
 	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: podinit.Setup{
-		Hostname: hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
+		Hostname: w.n.hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
 		Root: r.root, Mounts: mounts, Frozen: frozen(c.spec), Drop: dropped(c.spec),
 		Files: []podinit.File{
 			{Path: "/etc/resolv.conf", Content: resolv},
 			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},
-			{Path: "/etc/hostname", Content: hostname(pod) + "\n"},
+			{Path: "/etc/hostname", Content: w.n.hostname(pod) + "\n"},
 		},
 	}})
 }

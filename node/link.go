@@ -25,39 +25,47 @@ type link struct {
 // setting is one sysctl.
 type setting struct{ name, value string }
 
-// quiet keeps IPv6 from giving itself addresses that come and go on their own.
-var quiet = []setting{
-	{"net.ipv6.conf.all.addr_gen_mode", "1"},
-	{"net.ipv6.conf.default.addr_gen_mode", "1"},
-	{"net.ipv6.conf.default.accept_dad", "0"},
-	{"net.ipv6.conf.default.accept_ra", "0"},
-}
+// quiet keeps IPv6 from giving interfaces addresses on its own, and so from everything that such an address begins. It is true
+// of the interfaces that are made afterwards; more settings would each cost every pod a wait for the kernel's network lock.
+var quiet = []setting{{"net.ipv6.conf.default.addr_gen_mode", "1"}}
 
 // newLink makes a namespace with the settings. One that this kernel does not have is told and left.
 func newLink(log *slog.Logger, settings []setting) (*link, error) {
-	ns, err := netns.New()
-	if err != nil {
-		return nil, err
-	}
-	l := &link{NS: ns}
-	err = ns.Do(func() error {
+	l := &link{}
+	var err error
+	l.NS, err = netns.New(func() error {
 		l.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open a netlink socket: %w", err), ns.Close())
-	}
-	for _, list := range [][]setting{quiet, settings} {
-		for _, s := range list {
-			err := ns.Sysctl(s.name, s.value)
-			if errors.Is(err, fs.ErrNotExist) {
-				log.Warn("this kernel lacks a setting", "sysctl", s.name)
-			} else if err != nil {
-				return nil, errors.Join(err, l.close())
+		if err != nil {
+			return fmt.Errorf("open a netlink socket: %w", err)
+		}
+		for _, list := range [][]setting{quiet, settings} {
+			for _, s := range list {
+				err := netns.Sysctl(s.name, s.value)
+				if errors.Is(err, fs.ErrNotExist) {
+					log.Warn("this kernel lacks a setting", "sysctl", s.name)
+				} else if err != nil {
+					return err
+				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		if l.netlink != nil {
+			l.netlink.Close()
+		}
+		return nil, err
 	}
 	return l, nil
+}
+
+// close lets go of the namespace. A link that was never made closes well.
+func (l *link) close() error {
+	if l == nil {
+		return nil
+	}
+	l.netlink.Close()
+	return l.NS.Close()
 }
 
 // addBridge makes a bridge and returns its index.
@@ -68,15 +76,6 @@ func (l *link) addBridge(name string) (int, error) {
 		return 0, fmt.Errorf("make the bridge %s: %w", name, err)
 	}
 	return bridge.Index, nil
-}
-
-// close lets go of the namespace. A link that was never made closes well.
-func (l *link) close() error {
-	if l == nil {
-		return nil
-	}
-	l.netlink.Close()
-	return l.NS.Close()
 }
 
 // connect makes a veth from eth0 of this namespace, with the address, to an interface of another one, and returns the index it

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kubarium.dev/api"
+	"kubarium.dev/node/image"
 	"kubarium.dev/node/netns"
 	"kubarium.dev/store"
 )
@@ -46,6 +47,7 @@ type NodeConfig struct {
 	Lease      time.Duration // for how long a machine that is not heard of is taken to be alive; 0 for 40 s
 	Executable string        // a program with node/podinit in it; "" for this one
 	StateDir   string        // the cluster's own files, hidden from every container
+	Images     *image.Set    // nil for none
 	HostPaths  []string      // folders of the host that volumes may show; nil for none
 	// Token issues a token for a pod's ServiceAccount; nil for nobody who could.
 	Token func(context.Context, TokenRequest) (string, error)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type worker struct {
 	ending      bool         // endRest was called
 	hooks       atomic.Int32 // preStop hooks that run
 	volumes     podVolumes
+	hostPorts   *hostPorts
 	mounted     bool // the volumes were there when the containers were first started
 
 	mu        sync.Mutex // guards debuggers, which the worker alone writes
@@ -260,6 +262,9 @@ func (w *worker) setUp() error {
 		return err
 	}
 	w.claim = netip.Addr{}
+	if w.hostPorts, err = w.n.openHostPorts(w.life, w.pod, net.IP); err != nil {
+		return errors.Join(err, w.n.closePodNet(net))
+	}
 	w.net.Store(net)
 	w.dirty = true
 	if _, cut := ResolvConf(w.pod, w.n.resolver); len(cut) > 0 {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kubarium.dev/node/image"
 	"kubarium.dev/node/podinit"
 )
 
@@ -36,6 +38,11 @@ const reasonNeverPull = "ErrImageNeverPull"
 
 // resolve finds what a container's image and command stand for. Errors: *imageError.
 func (n *Node) resolve(c *corev1.Container) (program, error) {
+	if n.cfg.Images != nil {
+		if p, ok, err := fromSet(n.cfg.Images, c); ok || err != nil {
+			return p, err
+		}
+	}
 	switch {
 	case len(c.Command) > 0:
 		return program{words: "command on the host's files"}, nil
@@ -45,6 +52,38 @@ func (n *Node) resolve(c *corev1.Container) (program, error) {
 	}
 	return program{words: "built-in application", builtIn: true}, nil
 }
+
+// fromSet finds what was loaded, or mapped by a rule.
+func fromSet(set *image.Set, c *corev1.Container) (program, bool, error) {
+	if img, ok := set.Find(c.Image); ok {
+		p := program{
+			words: "loaded image " + img.ID[:min(len(img.ID), len("sha256:")+idDigits)], command: img.Entrypoint, args: img.Command,
+			env: img.Env, dir: img.Dir, root: img.Root, signal: img.StopSignal,
+		}
+		if img.UID != 0 || img.GID != 0 {
+			p.user = &identity{user: img.UID, group: img.GID, folder: img.Home}
+		}
+		if len(c.Command)+len(c.Args)+len(p.command)+len(p.args) == 0 {
+			return p, false, errNoCommand
+		}
+		return p, true, nil
+	}
+	rule, ok := set.Match(c.Image)
+	switch {
+	case !ok:
+		return program{}, false, nil
+	case len(rule.Command) > 0:
+		return program{words: "host program " + rule.Command[0] + " by the rule " + rule.Image, command: rule.Command}, true, nil
+	case len(c.Command) > 0:
+		return program{}, false, nil
+	}
+	return program{words: "built-in application by the rule " + rule.Image, builtIn: true}, true, nil
+}
+
+// idDigits are as many of an image's ID as docker shows.
+const idDigits = 12
+
+var errNoCommand = errors.New("the image names no command, and neither does the container")
 
 // argv is the words to run: the container's command and args in place of the program's, as Kubernetes mixes them.
 func (p program) argv(c *corev1.Container, env *environment) []string {

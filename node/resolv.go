@@ -150,7 +150,7 @@ func hostsFile(pod *corev1.Pod, ip netip.Addr, domain string) string {
 	b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	b.WriteString("fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
 	if host := hostname(pod); pod.Spec.Subdomain != "" {
-		b.WriteString(ip.String() + "\t" + host + "." + pod.Spec.Subdomain + "." + pod.Namespace + ".svc." + domain + "\t" + host + "\n")
+		b.WriteString(ip.String() + "\t" + fqdn(pod, host, domain) + "\t" + host + "\n")
 	} else {
 		b.WriteString(ip.String() + "\t" + host + "\n")
 	}
@@ -160,7 +160,23 @@ func hostsFile(pod *corev1.Pod, ip netip.Addr, domain string) string {
 	return b.String()
 }
 
-// hostname is what a pod calls itself; the kernel takes 64 bytes, DNS 63.
+// hostname is what a pod calls itself: on the machine's network, as the machine.
+func (n *Node) hostname(pod *corev1.Pod) string {
+	switch short := hostname(pod); {
+	case pod.Spec.HostNetwork:
+		return n.cfg.Name
+	case optional(pod.Spec.SetHostnameAsFQDN) && pod.Spec.Subdomain != "":
+		return fqdn(pod, short, n.cfg.ClusterDomain)
+	default:
+		return short
+	}
+}
+
+func fqdn(pod *corev1.Pod, host, domain string) string {
+	return host + "." + pod.Spec.Subdomain + "." + pod.Namespace + ".svc." + domain
+}
+
+// hostname is the first label of a pod's name; the kernel takes 64 bytes, DNS 63.
 func hostname(pod *corev1.Pod) string {
 	name := pod.Spec.Hostname
 	if name == "" {

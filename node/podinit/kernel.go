@@ -9,6 +9,8 @@ import (
 // Numbers that package syscall does not have.
 const (
 	sysMountSetattr   = 442
+	sysCloseRange     = 436
+	closeRangeOnExec  = 4
 	atRecursive       = 0x8000
 	mountAttrReadOnly = 0x1
 	mountAttrNoSUID   = 0x2

@@ -58,6 +58,7 @@ type keeper struct {
 }
 
 func run() int {
+	keepDescriptors()
 	var setup Setup
 	m, err := receive(ControlFD)
 	if err != nil || setup.unpack(m.body) != nil {
@@ -90,6 +91,13 @@ func run() int {
 			k.signal(s.(syscall.Signal))
 		}
 	}
+}
+
+// keepDescriptors lets no command inherit what this process holds: the socket to the daemon, and whatever the daemon was started
+// with. A kernel before 5.11 refuses; then the socket is seen to alone.
+func keepDescriptors() {
+	syscall.CloseOnExec(ControlFD)
+	syscall.Syscall(sysCloseRange, ControlFD, ^uintptr(0), closeRangeOnExec)
 }
 
 // signal reaps, and hands on what the container's own processes send to the process 1 they know.

@@ -1,0 +1,192 @@
+package ingress
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kubarium.dev/store"
+)
+
+// DialFunc connects to an endpoint.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// ControllerName is what IngressClasses of this ingress carry in spec.controller.
+const ControllerName = "kubarium.dev/ingress"
+
+// Config is what a Controller needs. Reader is required.
+type Config struct {
+	Reader store.Reader
+	// Store takes statuses and events; nil: none are written.
+	Store *store.Store
+	// Dial connects to pods and Services, from a place that reaches them; nil: from the process's own network.
+	Dial DialFunc
+	// ControllerName chooses the IngressClasses served; "" means the constant.
+	ControllerName string
+	// Class is the name that the old annotation kubernetes.io/ingress.class may carry; "" means "kubarium".
+	Class string
+	// ServeClassless takes Ingresses that name no class, when no IngressClass is the default one.
+	ServeClassless bool
+	// Addresses is what the statuses of served Ingresses show.
+	Addresses []netip.Addr
+	// Trusted are the clients whose X-Forwarded-*, X-Real-IP and X-Request-ID count.
+	Trusted []netip.Prefix
+	// Seed starts the draw among weighted backends; the same seed draws the same.
+	Seed uint64
+	// AccessLog takes one line for each request; nil: none.
+	AccessLog io.Writer
+	// Log is for what an operator must know; nil discards.
+	Log *slog.Logger
+	// Limits and timeouts; 0 means what the constants say.
+	HeaderTimeout, IdleTimeout, DrainTimeout time.Duration
+	MaxHeader                                int
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+const (
+	// defaultHeaderTimeout is how long a client may take for its header, and for each part of its body.
+	defaultHeaderTimeout = 30 * time.Second
+	// defaultIdleTimeout is how long a client's connection is kept without a request.
+	defaultIdleTimeout = 75 * time.Second
+	// defaultDrain is how long requests under way may take once the ingress stops (upstream: 240 seconds).
+	defaultDrain = 240 * time.Second
+	// defaultMaxHeader is nginx's 4 buffers of 8 KiB in one.
+	defaultMaxHeader = 32 << 10
+	// Of a connection to a backend, and of each wait for it; ingress-nginx's.
+	defaultConnect = 5 * time.Second
+	defaultRead    = 60 * time.Second
+	// maxTries is how many endpoints a request is offered to.
+	maxTries = 3
+)
+
+// Controller is the ingress of one cluster.
+type Controller struct {
+	cfg      Config
+	log      *slog.Logger
+	table    atomic.Pointer[Table] // nil before the first list
+	certs    atomic.Pointer[certificates]
+	own      *selfSigned
+	progress store.Progress
+	draws    atomic.Uint64
+	requests atomic.Uint64 // numbers the requests' ids
+	started  uint64        // the seed of the requests' ids
+	limits   limits
+	access   *accessLog
+	metrics  metrics
+	full     *fullProxy
+	model    *model // Run's own
+	reports  chan struct{}
+	pending  atomic.Pointer[[]report]
+}
+
+// New makes a Controller. It knows nothing before Run, and answers 503 until then.
+func New(c Config) *Controller {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	c.ControllerName = cmp.Or(c.ControllerName, ControllerName)
+	c.Class = cmp.Or(c.Class, "kubarium")
+	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, defaultHeaderTimeout)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultIdleTimeout)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, defaultDrain)
+	c.MaxHeader = cmp.Or(c.MaxHeader, defaultMaxHeader)
+	in := &Controller{
+		cfg: c, log: c.Log, own: newSelfSigned(c.Now), limits: limits{now: c.Now}, access: newAccessLog(c.AccessLog), reports: make(chan struct{}, 1),
+	}
+	in.started = uint64(c.Now().UnixNano())
+	in.full = newFullProxy(in)
+	return in
+}
+
+// Progress is the store's revision that the routes and their endpoints stand at.
+func (c *Controller) Progress() *store.Progress { return &c.progress }
+
+// Explain tells which rule a request would take, and why.
+func (c *Controller) Explain(r *Request) Explanation {
+	t := c.table.Load()
+	if t == nil {
+		return Explanation{Verdict: "503: the ingress has not read the cluster yet"}
+	}
+	return t.Explain(r)
+}
+
+// Run follows the store until ctx ends, and then returns nil. It fails when the store does.
+func (c *Controller) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.background(ctx)
+	}()
+	defer func() { <-done }()
+	for {
+		err := c.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
+			c.log.Warn("ingress: fell behind the store, reading it anew")
+		default:
+			return fmt.Errorf("ingress: follow the store: %w", err)
+		}
+	}
+}
+
+// background writes what may come late: the access log, statuses and events.
+func (c *Controller) background(ctx context.Context) {
+	tick := time.NewTicker(accessFlush)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			c.access.flush()
+			return
+		case <-tick.C:
+			c.access.flush()
+		case <-c.reports:
+			c.report(ctx)
+		}
+	}
+}
+
+// follow fills a new model and keeps it up to date until the store's events are lost.
+func (c *Controller) follow(ctx context.Context) error {
+	m := newModel(c)
+	from, err := m.fill(ctx, c.cfg.Reader)
+	if err != nil {
+		return err
+	}
+	w, err := c.cfg.Reader.Watch(ctx, from, watched()...)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	c.model = m
+	m.build()
+	c.progress.Reach(from)
+	for {
+		b, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range b.Events {
+			m.take(e)
+		}
+		m.settle()
+		c.progress.Reach(b.Revision)
+	}
+}

@@ -1,0 +1,244 @@
+package ingress
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+)
+
+// rawField is one header field as it came, without the spaces around its value. It lives as long as the buffer it lies in.
+type rawField struct{ name, value []byte }
+
+// rawFields is a request's header. It is a Header.
+type rawFields []rawField
+
+// Get returns the first value of a field.
+func (fs rawFields) Get(name string) string {
+	for i := range fs {
+		if equalFold(fs[i].name, name) {
+			return string(fs[i].value)
+		}
+	}
+	return ""
+}
+
+// equalFold compares a field's name with one in ASCII.
+func equalFold(a []byte, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] && (a[i]|0x20 != b[i]|0x20 || !letter(a[i])) {
+			return false
+		}
+	}
+	return true
+}
+
+func letter(c byte) bool { c |= 0x20; return 'a' <= c && c <= 'z' }
+
+// Why a request's framing is refused.
+var (
+	errLine     = errors.New("a header line is broken")
+	errName     = errors.New("a header field's name is broken")
+	errValue    = errors.New("a header field holds control characters")
+	errHost     = errors.New("there is not exactly one Host")
+	errLengths  = errors.New("the body's length is told twice or not as a number")
+	errEncoding = errors.New("only the transfer coding chunked is understood")
+	errTarget   = errors.New("the request's target is broken")
+	errVersion  = errors.New("only HTTP/1.0 and HTTP/1.1 are spoken here")
+)
+
+// parseFields splits a header block strictly by RFC 9112: every line ends with CRLF, no line is folded, no space stands before a
+// colon. The library below is more patient in places; what it is patient with never gets past here.
+func parseFields(block []byte, into rawFields) (rawFields, error) {
+	for len(block) > 0 {
+		end := bytes.IndexByte(block, '\n')
+		if end < 1 || block[end-1] != '\r' {
+			return into, errLine
+		}
+		line := block[:end-1]
+		block = block[end+1:]
+		if len(line) == 0 {
+			if len(block) > 0 {
+				return into, errLine
+			}
+			break
+		}
+		colon := bytes.IndexByte(line, ':')
+		if colon < 0 || !validName(line[:colon]) {
+			return into, errName
+		}
+		value := bytes.Trim(line[colon+1:], " \t")
+		if !validValue(value) {
+			return into, errValue
+		}
+		into = append(into, rawField{line[:colon], value})
+	}
+	return into, nil
+}
+
+// framing is what the header says of the body, and of the host.
+type framing struct {
+	host    string
+	length  int64 // -1: chunked; 0: none
+	upgrade bool  // to WebSocket
+	trailer bool  // the client takes trailers
+}
+
+// readFraming refuses whatever two readers could read in two ways: two lengths, a length beside chunked, codings other than
+// chunked, an unclear host (RFC 9112, 3.2, 6.1 and 6.3).
+func readFraming(fs rawFields, http10 bool) (framing, error) {
+	f := framing{}
+	hosts, lengths, codings := 0, 0, 0
+	upgrade, connection := false, false
+	for i := range fs {
+		name, value := fs[i].name, fs[i].value
+		switch {
+		case equalFold(name, "Host"):
+			hosts++
+			f.host = string(value)
+		case equalFold(name, "Content-Length"):
+			lengths++
+			n, ok := number(value)
+			if !ok {
+				return f, errLengths
+			}
+			f.length = n
+		case equalFold(name, "Transfer-Encoding"):
+			codings++
+			if !equalFold(value, "chunked") {
+				return f, errEncoding
+			}
+		case equalFold(name, "Upgrade"):
+			upgrade = equalFold(value, "websocket")
+		case equalFold(name, "Connection"):
+			connection = connection || hasToken(value, "upgrade")
+		case equalFold(name, "TE"):
+			f.trailer = f.trailer || hasToken(value, "trailers")
+		}
+	}
+	switch {
+	case hosts > 1, hosts == 0 && !http10, !validHost(f.host):
+		return f, errHost
+	case lengths > 1, lengths > 0 && codings > 0:
+		return f, errLengths
+	case codings > 1, codings > 0 && http10:
+		return f, errEncoding
+	}
+	if codings > 0 {
+		f.length = -1
+	}
+	f.upgrade = upgrade && connection && f.length == 0 && !http10
+	return f, nil
+}
+
+// number reads digits and nothing else.
+func number(text []byte) (int64, bool) {
+	if len(text) == 0 || len(text) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+// validHost allows names, addresses and a port; nothing that could end the host early in another reader's eyes.
+func validHost(host string) bool {
+	for i := 0; i < len(host); i++ {
+		if c := host[i]; !letter(c) && (c < '0' || c > '9') && strings.IndexByte("-._:[]%~", c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// hasToken looks for one of a list's elements.
+func hasToken(list []byte, token string) bool {
+	for len(list) > 0 {
+		var element []byte
+		element, list, _ = bytes.Cut(list, []byte{','})
+		if equalFold(bytes.Trim(element, " \t"), token) {
+			return true
+		}
+	}
+	return false
+}
+
+// validTarget refuses spaces, control characters, and octets that are not ASCII.
+func validTarget(target []byte) bool {
+	for _, c := range target {
+		if c <= ' ' || c >= 0x7f {
+			return false
+		}
+	}
+	return len(target) > 0
+}
+
+// hopByHop are the fields of one connection (RFC 9110, 7.6.1), and those that the ingress writes itself.
+func hopByHop(name []byte) bool {
+	switch len(name) {
+	case 2:
+		return equalFold(name, "TE")
+	case 4:
+		return equalFold(name, "Host")
+	case 6:
+		return equalFold(name, "Expect")
+	case 7:
+		return equalFold(name, "Upgrade")
+	case 9:
+		return equalFold(name, "X-Real-IP")
+	case 10:
+		return equalFold(name, "Connection") || equalFold(name, "Keep-Alive")
+	case 12:
+		return equalFold(name, "X-Request-ID")
+	case 14:
+		return equalFold(name, "Content-Length")
+	case 15:
+		return equalFold(name, "X-Forwarded-For")
+	case 16:
+		return equalFold(name, "Proxy-Connection") || equalFold(name, "X-Forwarded-Host") || equalFold(name, "X-Forwarded-Port")
+	case 17:
+		return equalFold(name, "Transfer-Encoding") || equalFold(name, "X-Forwarded-Proto")
+	case 18:
+		return equalFold(name, "X-Forwarded-Prefix")
+	}
+	return false
+}
+
+// splitTarget takes a request's target apart: origin form, absolute form (whose host stands above the Host field), or "*".
+func splitTarget(target []byte, method string) (host, path, query string, err error) {
+	if !validTarget(target) {
+		return "", "", "", errTarget
+	}
+	text := string(target)
+	if text[0] != '/' {
+		switch {
+		case text == "*" && method == "OPTIONS":
+		case strings.HasPrefix(text, "http://") || strings.HasPrefix(text, "https://"):
+			_, rest, _ := strings.Cut(text, "://")
+			end := strings.IndexAny(rest, "/?")
+			if end < 0 {
+				end = len(rest)
+			}
+			if host = rest[:end]; host == "" || !validHost(host) {
+				return "", "", "", errTarget
+			}
+			if text = rest[end:]; text == "" || text[0] == '?' {
+				text = "/" + text
+			}
+		default:
+			return "", "", "", errTarget
+		}
+	}
+	path, query, _ = strings.Cut(text, "?")
+	if strings.IndexByte(text, '#') >= 0 {
+		return "", "", "", errTarget
+	}
+	return host, path, query, nil
+}

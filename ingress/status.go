@@ -1,0 +1,163 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+// component is the name under which events are written.
+const component = "kubarium-ingress"
+
+// report is what is to be written about one Ingress: its addresses, and what is wrong with it.
+type report struct {
+	name     types.NamespacedName
+	served   bool
+	mine     bool // it was served before: its addresses are ours to take away
+	problems []Problem
+}
+
+// tell hands the reports that changed to the background: writing must not hold up the routes.
+func (m *model) tell(served []*networkingv1.Ingress, problems []Problem) {
+	if m.c.cfg.Store == nil {
+		return
+	}
+	by := map[string][]Problem{}
+	for _, p := range problems {
+		if p.Ingress != nil {
+			by[api.Name(p.Ingress)] = append(by[api.Name(p.Ingress)], p)
+		}
+	}
+	var reports []report
+	said := map[string]string{}
+	for _, ing := range served {
+		name := api.Name(ing)
+		said[name] = fmt.Sprint(ing.UID, by[name])
+		if m.told[name] != said[name] || !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, m.c.addresses(), sameAddress) {
+			reports = append(reports, report{name: types.NamespacedName{Namespace: ing.Namespace, Name: ing.Name}, served: true, problems: by[name]})
+		}
+	}
+	for name := range m.told {
+		if _, ok := said[name]; !ok && m.ingresses[name] != nil {
+			ing := m.ingresses[name]
+			reports = append(reports, report{name: types.NamespacedName{Namespace: ing.Namespace, Name: ing.Name}, mine: true})
+		}
+	}
+	m.told = said
+	m.c.queue(reports)
+}
+
+// queue adds to what the background has yet to write.
+func (c *Controller) queue(reports []report) {
+	for len(reports) > 0 {
+		old := c.pending.Load()
+		all := reports
+		if old != nil {
+			all = append(slices.Clone(*old), reports...)
+		}
+		if c.pending.CompareAndSwap(old, &all) {
+			break
+		}
+	}
+	select {
+	case c.reports <- struct{}{}:
+	default:
+	}
+}
+
+// report writes what is pending, in one transaction.
+func (c *Controller) report(ctx context.Context) {
+	all := c.pending.Swap(nil)
+	if all == nil || c.cfg.Store == nil {
+		return
+	}
+	_, err := c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		for _, r := range *all {
+			if err := c.write(tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("ingress: statuses and events are not written", "error", err)
+	}
+}
+
+func (c *Controller) write(tx *store.Tx, r report) error {
+	ing, err := store.Get[*networkingv1.Ingress](tx, api.Ingresses, r.name.Namespace, r.name.Name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var want []networkingv1.IngressLoadBalancerIngress
+	if r.served {
+		want = c.addresses()
+	}
+	if !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, want, sameAddress) {
+		changed := api.Copy(ing)
+		changed.Status.LoadBalancer.Ingress = want
+		if err := tx.Update(changed); err != nil {
+			return err
+		}
+	}
+	for _, p := range r.problems {
+		if err := c.event(tx, ing, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sameAddress(a, b networkingv1.IngressLoadBalancerIngress) bool {
+	return a.IP == b.IP && a.Hostname == b.Hostname
+}
+
+func (c *Controller) addresses() []networkingv1.IngressLoadBalancerIngress {
+	var all []networkingv1.IngressLoadBalancerIngress
+	for _, a := range c.cfg.Addresses {
+		all = append(all, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+	}
+	return all
+}
+
+// event writes a warning, or counts one up that says the same.
+func (c *Controller) event(tx *store.Tx, ing *networkingv1.Ingress, p Problem) error {
+	sum := fnv.New64a()
+	fmt.Fprintf(sum, "%s\x00%s\x00%s", ing.UID, p.Reason, p.Message)
+	name := fmt.Sprintf("%s.%016x", strings.TrimRight(ing.Name[:min(len(ing.Name), 200)], ".-"), sum.Sum64())
+	now := metav1.NewTime(c.cfg.Now())
+	old, err := store.Get[*corev1.Event](tx, api.Events, ing.Namespace, name)
+	if err == nil {
+		again := api.Copy(old)
+		again.Count++
+		again.LastTimestamp = now
+		return tx.Update(again)
+	}
+	if !apierrors.IsNotFound(err) {
+		return errors.Join(err)
+	}
+	return tx.Create(&corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ing.Namespace, Name: name},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: api.Ingresses.GroupVersion().String(), Kind: api.Ingresses.Kind, Namespace: ing.Namespace, Name: ing.Name, UID: ing.UID,
+			ResourceVersion: ing.ResourceVersion,
+		},
+		Reason: p.Reason, Message: p.Message, Type: corev1.EventTypeWarning, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: component}, ReportingController: component,
+	})
+}

@@ -1,0 +1,131 @@
+package ingress
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// tunnels are upgraded connections. They live until one side ends, or the listener's drain.
+type tunnels struct {
+	running sync.WaitGroup
+
+	mu   sync.Mutex // guards open and over
+	open map[net.Conn]bool
+	over bool
+}
+
+func (t *tunnels) add(c net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return false
+	}
+	if t.open == nil {
+		t.open = map[net.Conn]bool{}
+	}
+	t.open[c] = true
+	t.running.Add(1)
+	return true
+}
+
+func (t *tunnels) remove(c net.Conn) {
+	t.mu.Lock()
+	delete(t.open, c)
+	t.mu.Unlock()
+	t.running.Done()
+}
+
+// close ends every tunnel.
+func (t *tunnels) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	for c := range t.open {
+		c.Close()
+	}
+}
+
+// tunnel sends an upgrade to WebSocket on. When the backend agrees, both sides speak through it as they like.
+func (x *exchange) tunnel() {
+	for x.entry.tries < maxTries {
+		e := x.verdict.choose(x.tried)
+		if e == nil {
+			break
+		}
+		x.entry.tries++
+		x.entry.endpoint = e.address
+		c, err := e.connect(x.f.ctx, x.f.c.cfg.Dial, x.timeout(x.filters().Connect, defaultConnect))
+		if err != nil {
+			x.tried = append(x.tried, e)
+			continue
+		}
+		if err = x.upgrade(e, c); err == nil {
+			return
+		}
+		c.Close()
+		if !x.again(e, err, c.reused) {
+			return
+		}
+	}
+	x.fail(http.StatusBadGateway, "no endpoint could be reached")
+}
+
+func (x *exchange) upgrade(e *endpoint, c *conn) error {
+	if err := c.within(x.timeout(x.filters().Read, defaultRead)); err != nil {
+		return err
+	}
+	c.out = x.head(c.out[:0], true)
+	if err := x.send(c); err != nil {
+		return err
+	}
+	h := &x.ctx.Response.Header
+	if err := h.Read(c.br); err != nil {
+		return err
+	}
+	if h.StatusCode() != http.StatusSwitchingProtocols {
+		return x.receive(e, c)
+	}
+	h.Del("Connection")
+	h.ResetConnectionClose()
+	h.Set("Connection", "Upgrade")
+	head := append([]byte(nil), h.Header()...)
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if !x.f.tunnels.add(c) {
+		return &refused{http.StatusServiceUnavailable, "the ingress is stopping"}
+	}
+	f := x.f
+	x.ctx.HijackSetNoResponse(true)
+	x.ctx.Hijack(func(client net.Conn) {
+		defer f.tunnels.remove(c)
+		defer c.Close()
+		if _, err := client.Write(head); err == nil {
+			join2(client, c)
+		}
+	})
+	return nil
+}
+
+// join2 copies both ways until both sides have ended, or one has failed.
+func join2(client net.Conn, c *conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err := io.Copy(c, client)
+		if half, ok := c.Conn.(interface{ CloseWrite() error }); !ok || (err != nil && !errors.Is(err, io.EOF)) {
+			c.Close()
+		} else if half.CloseWrite() != nil {
+			c.Close()
+		}
+	}()
+	_, _ = io.Copy(client, c.br)
+	// The backend has said its last word; a client that waits for more would wait forever.
+	client.Close()
+	c.Close()
+	<-done
+}

@@ -1,0 +1,148 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// maxIdle is how many connections an endpoint keeps for later. More would hold descriptors of pods that are idle; fewer makes
+	// bursts dial anew.
+	maxIdle = 128
+	// idleLife is after how long an idle connection is no longer used: below the 60 seconds and more after which servers close
+	// theirs, so that a request seldom meets a closing one.
+	idleLife = 30 * time.Second
+	// upstreamBuffer holds an answer's header; a longer one is refused with 502.
+	upstreamBuffer = 16 << 10
+)
+
+// errStale is a connection from the pool that the backend had closed before the request: it may be sent again.
+var errStale = errors.New("the backend closed the idle connection")
+
+// pool is the idle connections of one endpoint, the last used on top.
+type pool struct {
+	mu     sync.Mutex // guards the rest
+	idle   []*conn
+	closed bool
+}
+
+// conn is one connection to an endpoint, of HTTP/1.1.
+type conn struct {
+	net.Conn
+	raw      syscall.RawConn // nil when there is none
+	br       *bufio.Reader
+	out      []byte // the header that is being written; kept for its memory
+	since    time.Time
+	reused   bool
+	deadline time.Time
+}
+
+func newConn(nc net.Conn) *conn {
+	c := &conn{Conn: nc, br: bufio.NewReaderSize(nc, upstreamBuffer)}
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	return c
+}
+
+// take returns an idle connection that still stands, or nil.
+func (p *pool) take(now time.Time) *conn {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if now.Sub(c.since) < idleLife && c.stands() {
+			c.reused = true
+			return c
+		}
+		c.Close()
+	}
+}
+
+// stands asks the kernel whether the other side has closed, or has sent what nobody asked for. It costs a system call and spares
+// requests that cannot be repeated.
+func (c *conn) stands() bool {
+	if c.raw == nil || c.br.Buffered() > 0 {
+		return c.br.Buffered() == 0
+	}
+	stands := true
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		stands = n <= 0 && errors.Is(err, syscall.EAGAIN)
+	})
+	return err == nil && stands
+}
+
+// put keeps a connection for later.
+func (p *pool) put(c *conn, now time.Time) {
+	c.since = now
+	p.mu.Lock()
+	keep := !p.closed && len(p.idle) < maxIdle
+	if keep {
+		p.idle = append(p.idle, c)
+	}
+	p.mu.Unlock()
+	if !keep {
+		c.Close()
+	}
+}
+
+// close ends the idle connections; those in use end after their answer.
+func (p *pool) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
+	}
+}
+
+// connect takes an idle connection or makes one.
+func (e *endpoint) connect(ctx context.Context, dial DialFunc, timeout time.Duration) (*conn, error) {
+	if c := e.pool.take(time.Now()); c != nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	nc, err := dial(ctx, "tcp", e.address)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc), nil
+}
+
+// within gives the next operations this long. Moving a deadline costs a turn of the runtime's timers, so one that has more than
+// nine tenths of its time left stays.
+func (c *conn) within(d time.Duration) error {
+	now := time.Now()
+	if left := c.deadline.Sub(now); left <= d && left > d-d/10 {
+		return nil
+	}
+	c.deadline = now.Add(d)
+	return c.SetDeadline(c.deadline)
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
+}
+
+// closed tells of a connection that ended, in whichever way.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
