@@ -35,6 +35,8 @@ func Default(obj Object) {
 			setDefault(&o.Ports[i].Name, "")
 			setDefault(&o.Ports[i].Protocol, corev1.ProtocolTCP)
 		}
+	default:
+		defaultMore(obj)
 	}
 }
 

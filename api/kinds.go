@@ -5,8 +5,13 @@ import (
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -18,7 +23,7 @@ const (
 	IndexNode       = "node"       // pods: spec.nodeName
 	IndexService    = "service"    // slices: namespace/name of the Service
 	IndexClusterIP  = "clusterIP"  // services: each ClusterIP, "None" left out
-	IndexNodePort   = "nodePort"   // services: "TCP/30080"
+	IndexNodePort   = "nodePort"   // services: "TCP/30080", the health check's port among them
 	IndexInvolved   = "involved"   // events: uid of the object they tell of
 	IndexMatchLabel = "matchLabel" // services: namespace + "/" + one key=value of the selector
 )
@@ -48,7 +53,7 @@ var (
 		New:     func() Object { return &corev1.Service{} },
 		NewList: func() runtime.Object { return &corev1.ServiceList{} },
 		Indexes: map[string]func(Object) []string{
-			IndexClusterIP: clusterIPs, IndexNodePort: nodePorts, IndexMatchLabel: selectorTerms,
+			IndexClusterIP: clusterIPs, IndexNodePort: nodePorts, IndexMatchLabel: selectorTerms, IndexOwner: owners,
 		},
 	}
 	Endpoints = &Kind{
@@ -94,7 +99,10 @@ var (
 
 // Kinds is the whole table, in the order discovery lists it.
 var Kinds = []*Kind{
-	Namespaces, Nodes, Pods, Services, Endpoints, ConfigMaps, Events, Deployments, ReplicaSets, EndpointSlices,
+	Namespaces, Nodes, Pods, Services, Endpoints, ConfigMaps, Secrets, ServiceAccounts, Events, ResourceQuotas, LimitRanges,
+	Deployments, ReplicaSets, DaemonSets, StatefulSets, ControllerRevisions, Jobs,
+	EndpointSlices, Ingresses, IngressClasses, NetworkPolicies, ServiceCIDRs, IPAddresses,
+	PodDisruptionBudgets, Roles, RoleBindings, ClusterRoles, ClusterRoleBindings, Leases,
 }
 
 var kindByType = func() map[string]*Kind {
@@ -108,9 +116,12 @@ var kindByType = func() map[string]*Kind {
 // Scheme knows the Go types of every served kind.
 var Scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	utilruntime.Must(corev1.AddToScheme(s))
-	utilruntime.Must(appsv1.AddToScheme(s))
-	utilruntime.Must(discoveryv1.AddToScheme(s))
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, appsv1.AddToScheme, discoveryv1.AddToScheme, batchv1.AddToScheme, networkingv1.AddToScheme,
+		policyv1.AddToScheme, rbacv1.AddToScheme, coordinationv1.AddToScheme,
+	} {
+		utilruntime.Must(add(s))
+	}
 	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
 	return s
 }()
@@ -142,10 +153,14 @@ func clusterIPs(obj Object) []string {
 
 func nodePorts(obj Object) []string {
 	var ports []string
-	for _, p := range obj.(*corev1.Service).Spec.Ports {
+	spec := &obj.(*corev1.Service).Spec
+	for _, p := range spec.Ports {
 		if p.NodePort != 0 {
 			ports = append(ports, NodePortKey(p.Protocol, p.NodePort))
 		}
+	}
+	if p := spec.HealthCheckNodePort; p != 0 {
+		ports = append(ports, NodePortKey(corev1.ProtocolTCP, p))
 	}
 	return ports
 }

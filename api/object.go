@@ -31,6 +31,8 @@ type Kind struct {
 	NewList        func() runtime.Object
 	// Indexes maps the name of an index to the values under which it files an object. The store keeps them all.
 	Indexes map[string]func(Object) []string
+	// Born, if set, fills in what follows from a new object's uid. The store calls it as it creates the object.
+	Born func(Object)
 }
 
 // GroupVersion is "v1" or "apps/v1".

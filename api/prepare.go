@@ -1,9 +1,11 @@
 package api
 
 import (
+	"reflect"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,25 +16,20 @@ import (
 func SpecChanged(new, old Object) bool {
 	same := equality.Semantic.DeepEqual
 	switch n := new.(type) {
-	case *corev1.Namespace:
-		return !same(n.Spec, old.(*corev1.Namespace).Spec)
-	case *corev1.Node:
-		return !same(n.Spec, old.(*corev1.Node).Spec)
-	case *corev1.Pod:
-		return !same(n.Spec, old.(*corev1.Pod).Spec)
-	case *corev1.Service:
-		return !same(n.Spec, old.(*corev1.Service).Spec)
 	case *appsv1.Deployment:
 		o := old.(*appsv1.Deployment)
 		return !same(n.Spec, o.Spec) || !same(n.Annotations, o.Annotations)
-	case *appsv1.ReplicaSet:
-		return !same(n.Spec, old.(*appsv1.ReplicaSet).Spec)
 	case *discoveryv1.EndpointSlice:
 		o := old.(*discoveryv1.EndpointSlice)
 		return !same(n.Endpoints, o.Endpoints) || !same(n.Ports, o.Ports) || n.AddressType != o.AddressType ||
 			!same(n.Labels, o.Labels)
 	}
-	return false
+	spec, ok := part(new, "Spec")
+	if !ok {
+		return false
+	}
+	before, _ := part(old, "Spec")
+	return !same(spec.Interface(), before.Interface())
 }
 
 // PrepareForCreate puts a new object into the state in which every object of its kind begins, whatever its writer said about
@@ -57,10 +54,25 @@ func PrepareForCreate(obj Object) {
 		if o.Spec.ClusterIP != "" && len(o.Spec.ClusterIPs) == 0 {
 			o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
 		}
-	case *appsv1.Deployment:
-		o.Status = appsv1.DeploymentStatus{}
-	case *appsv1.ReplicaSet:
-		o.Status = appsv1.ReplicaSetStatus{}
+	case *corev1.Node: // a machine registers with what it has
+	default:
+		if status, ok := part(obj, "Status"); ok {
+			status.SetZero()
+		}
+	}
+}
+
+// part is a field of the struct an object points to: its Spec or its Status, which nearly all have.
+func part(obj Object, name string) (reflect.Value, bool) {
+	f := reflect.ValueOf(obj).Elem().FieldByName(name)
+	return f, f.IsValid()
+}
+
+// keepPart gives new the part that old, a copy, has.
+func keepPart(new, old Object, name string) {
+	if f, ok := part(new, name); ok {
+		was, _ := part(old, name)
+		f.Set(was)
 	}
 }
 
@@ -72,20 +84,17 @@ func PrepareForUpdate(new, old Object) {
 	case *corev1.Namespace:
 		o := Copy(old.(*corev1.Namespace))
 		n.Status, n.Spec.Finalizers = o.Status, o.Spec.Finalizers
-	case *corev1.Node:
-		n.Status = Copy(old.(*corev1.Node)).Status
-	case *corev1.Pod:
-		n.Status = Copy(old.(*corev1.Pod)).Status
 	case *corev1.Service:
 		o := Copy(old.(*corev1.Service))
 		n.Status = o.Status
 		keepAllocated(n, o)
 		normalizeClusterIPs(n, o)
 		dropOtherTypes(n, o)
-	case *appsv1.Deployment:
-		n.Status = Copy(old.(*appsv1.Deployment)).Status
-	case *appsv1.ReplicaSet:
-		n.Status = Copy(old.(*appsv1.ReplicaSet)).Status
+	case *batchv1.Job:
+		keepPart(n, Copy(old), "Status")
+		keepJobSelector(n, old.(*batchv1.Job))
+	default:
+		keepPart(new, Copy(old), "Status")
 	}
 }
 
@@ -94,20 +103,14 @@ func PrepareForStatusUpdate(new, old Object) {
 	old = Copy(old)
 	keepIdentity(new, old)
 	switch n := new.(type) {
-	case *corev1.Namespace:
-		n.Spec = old.(*corev1.Namespace).Spec
-	case *corev1.Node:
-		n.Spec = old.(*corev1.Node).Spec
 	case *corev1.Pod:
 		n.Spec, n.OwnerReferences = old.(*corev1.Pod).Spec, old.GetOwnerReferences()
 		setEmpty(&n.Status.QOSClass, old.(*corev1.Pod).Status.QOSClass)
 		defaultPodStatus(&n.Status)
-	case *corev1.Service:
-		n.Spec = old.(*corev1.Service).Spec
 	case *appsv1.Deployment:
 		n.Spec, n.Labels = old.(*appsv1.Deployment).Spec, old.GetLabels()
-	case *appsv1.ReplicaSet:
-		n.Spec = old.(*appsv1.ReplicaSet).Spec
+	default:
+		keepPart(new, old, "Spec")
 	}
 	new.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	new.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())

@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,6 +46,8 @@ func Validate(obj Object) field.ErrorList {
 		errs = append(errs, validateReplicaSet(o)...)
 	case *discoveryv1.EndpointSlice:
 		errs = append(errs, validateSlice(o)...)
+	default:
+		errs = append(errs, validateMore(obj)...)
 	}
 	return errs
 }
@@ -78,6 +81,9 @@ func ValidateUpdate(new, old Object) field.ErrorList {
 	case *discoveryv1.EndpointSlice:
 		errs = append(errs, validateSlice(n)...)
 		errs = append(errs, immutable(n.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, "addressType")...)
+	default:
+		errs = append(errs, validateMore(new)...)
+		errs = append(errs, validateMoreUpdate(new, old)...)
 	}
 	return distinct(errs)
 }
@@ -117,9 +123,9 @@ func ValidateStatusUpdate(new, old Object) field.ErrorList {
 // nameRule says how objects of a kind may be called.
 func nameRule(obj Object) apivalidation.ValidateNameFunc {
 	switch obj.(type) {
-	case *corev1.Namespace, *corev1.Service:
+	case *corev1.Namespace, *corev1.Service, *appsv1.StatefulSet:
 		return apivalidation.NameIsDNSLabel
-	case *corev1.Event:
+	case *corev1.Event, *rbacv1.Role, *rbacv1.RoleBinding, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
 		return path.ValidatePathSegmentName
 	}
 	return apivalidation.NameIsDNSSubdomain

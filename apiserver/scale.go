@@ -100,6 +100,8 @@ func scaleOf(obj api.Object) *autoscalingv1.Scale {
 		scale.Status.Replicas, selector = o.Status.Replicas, o.Spec.Selector
 	case *appsv1.ReplicaSet:
 		scale.Status.Replicas, selector = o.Status.Replicas, o.Spec.Selector
+	case *appsv1.StatefulSet:
+		scale.Status.Replicas, selector = o.Status.Replicas, o.Spec.Selector
 	}
 	if parsed, err := metav1.LabelSelectorAsSelector(selector); err == nil {
 		scale.Status.Selector = parsed.String()
@@ -113,6 +115,8 @@ func replicasOf(obj api.Object) **int32 {
 	case *appsv1.Deployment:
 		return &o.Spec.Replicas
 	case *appsv1.ReplicaSet:
+		return &o.Spec.Replicas
+	case *appsv1.StatefulSet:
 		return &o.Spec.Replicas
 	}
 	panic("apiserver: no replicas in " + api.KindOf(obj).String())

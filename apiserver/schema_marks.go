@@ -28,6 +28,7 @@ var merging = map[string]merge{
 	coreModel + "ResourceStatus.resources":                        {keys: []any{"resourceID"}},
 	coreModel + "PodStatus.volumeHealth":                          {keys: []any{"name"}},
 	coreModel + "PodVolumeHealth.healthConditions":                {keys: []any{"status", "reason"}},
+	coreModel + "VolumeHealthStatus.healthConditions":             {keys: []any{"status", "reason"}},
 	coreModel + "PodStatus.hostIPs":                               {how: "atomic"},
 	coreModel + "VolumeMount.bindMountOptions":                    {how: "set"},
 	coreModel + "PodSpec.nodeSelector":                            {how: "atomic"},

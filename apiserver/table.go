@@ -30,6 +30,25 @@ var columns = map[*api.Kind][]column{
 	api.Deployments:    deploymentColumns,
 	api.ReplicaSets:    replicaSetColumns,
 	api.EndpointSlices: sliceColumns,
+
+	api.Secrets:              secretColumns,
+	api.ResourceQuotas:       quotaColumns,
+	api.LimitRanges:          {createdColumn},
+	api.DaemonSets:           daemonSetColumns,
+	api.StatefulSets:         statefulSetColumns,
+	api.ControllerRevisions:  revisionColumns,
+	api.Jobs:                 jobColumns,
+	api.Ingresses:            ingressColumns,
+	api.IngressClasses:       ingressClassColumns,
+	api.NetworkPolicies:      policyColumns,
+	api.ServiceCIDRs:         serviceCIDRColumns,
+	api.IPAddresses:          ipAddressColumns,
+	api.PodDisruptionBudgets: budgetColumns,
+	api.Roles:                {createdColumn},
+	api.ClusterRoles:         {createdColumn},
+	api.RoleBindings:         roleBindingColumns,
+	api.ClusterRoleBindings:  clusterRoleBindingColumns,
+	api.Leases:               leaseColumns,
 }
 
 var nameColumn = column{

@@ -85,6 +85,9 @@ func (tx *Tx) Create(obj api.Object) error {
 	if generational(k) {
 		obj.SetGeneration(1)
 	}
+	if k.Born != nil {
+		k.Born(obj)
+	}
 	return tx.write(Added, obj, nil)
 }
 
