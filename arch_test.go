@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"node/netns":          0,
 	"node/podinit":        0,
 	"node/app":            0,
+	"node/image":          0,
 	"web":                 0,
 }
 

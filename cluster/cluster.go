@@ -13,6 +13,7 @@ import (
 	"kubarium.dev/apiserver"
 	"kubarium.dev/controller"
 	"kubarium.dev/dns"
+	"kubarium.dev/ingress"
 	"kubarium.dev/node"
 	"kubarium.dev/proxy"
 	"kubarium.dev/store"
@@ -30,6 +31,7 @@ type Cluster struct {
 	nodes        []*machine
 	manager      *controller.Manager
 	dns          *dns.Server
+	ingress      *ingress.Controller
 	publish      *publisher
 	api          *apiserver.Server
 	apiListeners []net.Listener

@@ -32,6 +32,7 @@ type publisher struct {
 	reader   store.Reader
 	log      *slog.Logger
 	nodes    []publishedNode
+	always   []Published   // published whatever the Services ask for
 	dial     node.DialFunc // from `outside`
 	progress store.Progress
 
@@ -63,6 +64,9 @@ func (p *publisher) Run(ctx context.Context) error {
 	defer running.Wait()
 	defer p.stopAll()
 
+	for _, row := range p.always {
+		p.start(ctx, publishKey{row.Protocol, row.Host}, row, &running)
+	}
 	list, err := p.reader.List(ctx, api.Services, store.Query{})
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)

@@ -33,6 +33,8 @@ func (c *Cluster) steps() []step {
 		{"initial objects", c.giveBirth},
 		{"API server", c.serveAPI},
 		{"controllers, DNS, proxies", c.runRoles},
+		{"ingress", c.serveIngress},
+		{"loopback", c.publishAll},
 		{"programmed", c.awaitUsable},
 	}
 }
@@ -187,7 +189,6 @@ func (c *Cluster) runRoles(ctx, run context.Context) error {
 	c.group.Go(func() error { return c.manager.Run(run) })
 	c.group.Go(func() error { return c.dns.Run(run) })
 
-	var published []publishedNode
 	for _, m := range c.nodes {
 		if err := c.serveDNS(ctx, run, m, nets.DNS); err != nil {
 			return fmt.Errorf("DNS on node %s: %w", m.name, err)
@@ -195,9 +196,18 @@ func (c *Cluster) runRoles(ctx, run context.Context) error {
 		c.group.Go(func() error { return m.proxy.Run(run) })
 		c.group.Go(func() error { return m.Run(run) })
 		c.consumers = append(c.consumers, consumer{"the ruleset of node " + m.name, m.proxy.Progress()})
-		published = append(published, publishedNode{loopback: m.loopback, node: m.address})
 	}
-	c.publish = newPublisher(c.store, c.o.Log, published, c.Outside)
+	return nil
+}
+
+// publishAll leads the host's loopback to the nodes' ports.
+func (c *Cluster) publishAll(_, run context.Context) error {
+	var nodes []publishedNode
+	for _, m := range c.nodes {
+		nodes = append(nodes, publishedNode{loopback: m.loopback, node: m.address})
+	}
+	c.publish = newPublisher(c.store, c.o.Log, nodes, c.Outside)
+	c.publish.always = c.ingressRows()
 	c.consumers = append(c.consumers, consumer{"the loopback forwarders", &c.publish.progress})
 	c.group.Go(func() error { return c.publish.Run(run) })
 	return nil

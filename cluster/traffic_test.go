@@ -62,10 +62,13 @@ func (l *load) stop(t *testing.T) {
 func patch(t *testing.T, c *clustertest.Cluster, resource, body string) {
 	t.Helper()
 	client := c.Client.AppsV1().RESTClient()
-	if strings.HasPrefix(resource, "services/") || strings.HasPrefix(resource, "pods/") {
-		client = c.Client.CoreV1().RESTClient()
-	}
 	kind, name, _ := strings.Cut(resource, "/")
+	switch kind {
+	case "services", "pods":
+		client = c.Client.CoreV1().RESTClient()
+	case "ingresses":
+		client = c.Client.NetworkingV1().RESTClient()
+	}
 	err := client.Patch(types.MergePatchType).Namespace("default").Resource(kind).Name(name).Body([]byte(body)).Do(t.Context()).Error()
 	if err != nil {
 		t.Fatalf("patch %s: %v", resource, err)
