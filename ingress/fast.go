@@ -286,6 +286,9 @@ type refused struct {
 
 func (r *refused) Error() string { return r.reason }
 
+// statusClientGone is nginx's, for the access log: nobody is there to read it.
+const statusClientGone = 499
+
 // errUnsent is a request of which no octet left.
 var errUnsent = errors.New("the request could not be sent")
 
@@ -316,14 +319,12 @@ func (x *exchange) timeout(asked, otherwise time.Duration) time.Duration {
 // exchange sends the request over a connection and takes the answer's header; the body follows while it is sent on.
 func (x *exchange) exchange(e *endpoint, c *conn) error {
 	f := x.filters()
-	if err := c.within(x.timeout(f.Send, defaultRead)); err != nil {
+	c.patience, c.watched = x.timeout(f.Read, defaultRead), x.ctx.Conn()
+	if err := c.writeWithin(x.timeout(f.Send, defaultRead)); err != nil {
 		return err
 	}
 	c.out = x.head(c.out[:0], false)
 	if err := x.send(c); err != nil {
-		return err
-	}
-	if err := c.within(x.timeout(f.Read, defaultRead)); err != nil {
 		return err
 	}
 	h := &x.ctx.Response.Header
@@ -331,6 +332,9 @@ func (x *exchange) exchange(e *endpoint, c *conn) error {
 		if err := h.Read(c.br); err != nil {
 			h.Reset()
 			h.DisableNormalizing()
+			if c.gone {
+				return &refused{statusClientGone, "the client has gone"}
+			}
 			if errors.Is(err, io.EOF) || isTimeout(err) {
 				return err
 			}
