@@ -159,13 +159,7 @@ func (n *Node) follow(ctx context.Context) error {
 }
 
 // watched is what a node follows, in one watch: a pod that was made after a Service is taken up after it.
-var watched = func() []*api.Kind {
-	kinds := []*api.Kind{api.Pods, api.Services, api.ConfigMaps}
-	if secrets, ok := api.KindForResource(corev1.SchemeGroupVersion.WithResource("secrets")); ok {
-		kinds = append(kinds, secrets)
-	}
-	return kinds
-}()
+var watched = []*api.Kind{api.Pods, api.Services, api.ConfigMaps, api.Secrets}
 
 // refresh tells the pods whose volumes show an object that it has changed.
 func (n *Node) refresh(obj api.Object) {
