@@ -98,8 +98,8 @@ func (f *front) serve(ctx *fasthttp.RequestCtx) {
 	default:
 		f.c.decide(&x.request, x.framing.length, &x.verdict)
 	}
-	if f := x.verdict.rule; f != nil && x.verdict.status == 0 && x.filters().Mirror != "" {
-		x.f.mirror(x.filters().Mirror, x.entry.method, x.verdict.target, nil)
+	if x.verdict.rule != nil && x.verdict.status == 0 && x.filters().Mirror != "" {
+		x.f.mirror(x.filters().Mirror, x.entry.method, x.verdict.target, x.fields.header())
 	}
 	switch v := &x.verdict; {
 	case v.status != 0:
@@ -420,6 +420,17 @@ func (x *exchange) head(b []byte, upgrade bool) []byte {
 		b = append(b, "TE: trailers\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// header is a copy for net/http, without what belongs to the connection.
+func (fs rawFields) header() http.Header {
+	h := http.Header{}
+	for i := range fs {
+		if !hopByHop(fs[i].name) {
+			h.Add(string(fs[i].name), string(fs[i].value))
+		}
+	}
+	return h
 }
 
 func (fs rawFields) has(name string) bool {
