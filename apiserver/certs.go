@@ -101,16 +101,28 @@ func (a *Authority) IssueClient(user string, groups ...string) (cert, key []byte
 // Kubeconfig is a kubeconfig file whose one context, cluster and user are called name, for the administrator at server
 // ("https://127.0.0.1:6443"). It is JSON, which every reader of kubeconfig files accepts as YAML.
 func (a *Authority) Kubeconfig(name, server string) []byte {
+	return a.kubeconfig(name, server, "default", a.AdminCert, a.AdminKey)
+}
+
+// KubeconfigFor is a kubeconfig like Kubeconfig's for a user with a certificate of its own, whose commands mean namespace. What
+// the user may do roles and bindings say; without any it may do nothing.
+func (a *Authority) KubeconfigFor(name, server, namespace, user string) ([]byte, error) {
+	cert, key, err := a.IssueClient(user)
+	if err != nil {
+		return nil, fmt.Errorf("issue a certificate for %s: %w", user, err)
+	}
+	return a.kubeconfig(name, server, namespace, cert, key), nil
+}
+
+func (a *Authority) kubeconfig(name, server, namespace string, cert, key []byte) []byte {
 	type object = map[string]any
 	b, err := json.MarshalIndent(object{
 		"apiVersion":      "v1",
 		"kind":            "Config",
 		"current-context": name,
 		"clusters":        []object{{"name": name, "cluster": object{"server": server, "certificate-authority-data": a.CA}}},
-		"users": []object{{"name": name, "user": object{
-			"client-certificate-data": a.AdminCert, "client-key-data": a.AdminKey,
-		}}},
-		"contexts": []object{{"name": name, "context": object{"cluster": name, "user": name, "namespace": "default"}}},
+		"users":           []object{{"name": name, "user": object{"client-certificate-data": cert, "client-key-data": key}}},
+		"contexts":        []object{{"name": name, "context": object{"cluster": name, "user": name, "namespace": namespace}}},
 	}, "", "  ")
 	if err != nil {
 		panic(err) // maps of strings always encode

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -62,7 +63,7 @@ func newWire() *wire {
 		}
 	}
 	for _, add := range []func(*runtime.Scheme) error{
-		autoscalingv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, metav1.AddMetaToScheme,
+		autoscalingv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}

@@ -65,6 +65,9 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
 		normalizeClusterIPs(svc, nil)
 	}
+	if err := s.applyLimits(c, obj); err != nil {
+		return nil, err
+	}
 	api.Default(obj)
 	api.PrepareForCreate(obj)
 	for try := 1; ; try++ {
@@ -105,6 +108,9 @@ func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
 			if err := s.allocate(tx, svc, nil); err != nil {
 				return err
 			}
+		}
+		if err := admitQuota(tx, fresh, nil); err != nil {
+			return err
 		}
 		if err := tx.Create(fresh); err != nil {
 			return err

@@ -99,6 +99,8 @@ func subresources(k *api.Kind) []resource {
 		add("binding", v1.WithKind("Binding"), verbsCreate)
 		add("ephemeralcontainers", v1.WithKind("Pod"), verbsChange)
 		add("eviction", schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, verbsCreate)
+		add("attach", v1.WithKind("PodAttachOptions"), []string{"create", "get"})
+		add("portforward", v1.WithKind("PodPortForwardOptions"), []string{"create", "get"})
 		add("exec", v1.WithKind("PodExecOptions"), []string{"create", "get"})
 		add("log", v1.WithKind("Pod"), verbsGet)
 	case api.Namespaces:

@@ -45,7 +45,21 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("command terminated with exit code %d", e.Code)
 }
 
-// serveExec answers GET and POST on a pod's exec.
+// Attacher joins what a container's own command reads and writes. Attach returns when the container has ended or ctx has.
+type Attacher interface {
+	Attach(ctx context.Context, r AttachRequest) error
+}
+
+// AttachRequest asks to join a container; the streams are as in ExecRequest.
+type AttachRequest struct {
+	Namespace, Pod, Container string
+	Stdin                     io.Reader
+	Stdout, Stderr            io.Writer
+	TTY                       bool
+	Resize                    <-chan Size
+}
+
+// serveExec answers GET and POST on a pod's exec and attach.
 func (s *Server) serveExec(c *call) error {
 	if c.r.Method != http.MethodGet && c.r.Method != http.MethodPost {
 		return errNoMethod(c)
@@ -61,7 +75,13 @@ func (s *Server) serveExec(c *call) error {
 	if pod.Spec.NodeName == "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
-	if s.cfg.Exec == nil {
+	if c.sub == "attach" && s.cfg.Attach != nil {
+		return serveStreams(c.w, c.r, func(ctx context.Context, r ExecRequest) error {
+			return s.cfg.Attach.Attach(ctx, AttachRequest{Namespace: pod.Namespace, Pod: pod.Name, Container: container,
+				Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, TTY: r.TTY, Resize: r.Resize})
+		})
+	}
+	if c.sub == "attach" || s.cfg.Exec == nil {
 		return errOther(http.StatusNotImplemented, "NotImplemented", "this server runs no commands")
 	}
 	return ServeExec(c.w, c.r, func(ctx context.Context, r ExecRequest) error {
@@ -81,11 +101,16 @@ const (
 // Kubernetes' PodExecOptions in the query: command, stdin, stdout, stderr, tty. run gets a request without namespace, pod and
 // container. A returned error has not been answered yet.
 func ServeExec(w http.ResponseWriter, r *http.Request, run func(context.Context, ExecRequest) error) error {
-	q := r.URL.Query()
-	req := ExecRequest{Command: q["command"], TTY: isTrue(q.Get("tty"))}
-	if len(req.Command) == 0 {
+	if len(r.URL.Query()["command"]) == 0 {
 		return apierrors.NewBadRequest("you must specify at least one command for the container")
 	}
+	return serveStreams(w, r, run)
+}
+
+// serveStreams carries a program's streams over a WebSocket, as ServeExec says.
+func serveStreams(w http.ResponseWriter, r *http.Request, run func(context.Context, ExecRequest) error) error {
+	q := r.URL.Query()
+	req := ExecRequest{Command: q["command"], TTY: isTrue(q.Get("tty"))}
 	if !isTrue(q.Get("stdin")) && !isTrue(q.Get("stdout")) && !isTrue(q.Get("stderr")) {
 		return apierrors.NewBadRequest("you must specify at least one of stdin, stdout, stderr")
 	}

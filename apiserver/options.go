@@ -10,7 +10,9 @@ import (
 
 // readOptions reads what every verb understands: the Accept header, dryRun and fieldValidation.
 func (c *call) readOptions(s *Server) error {
-	if c.sub != "log" && c.sub != "exec" {
+	switch c.sub {
+	case "log", "exec", "attach", "portforward": // they answer with streams
+	default:
 		a, err := parseAccept(c.r.Header.Get("Accept"), s.wire)
 		if err != nil {
 			return err

@@ -46,13 +46,20 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	who, err := s.authenticate(r)
+	if err == nil {
+		who, err = s.impersonate(r, who)
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	path := strings.TrimSuffix(r.URL.Path, "/")
+	asked := action{verb: strings.ToLower(r.Method), path: r.URL.Path}
+	below := strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/")
 	switch {
-	case strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/"):
+	case !below && path != "" && !s.allowed(who, asked):
+		err = errForbidden(who, asked)
+	case below:
 		err = s.serveGroups(w, r, who)
 	case path == "/api" || path == "/apis":
 		err = s.serveRootDiscovery(w, r, path)
@@ -113,6 +120,9 @@ func (s *Server) serveGroups(w http.ResponseWriter, r *http.Request, who caller)
 	if !c.locate(gv, rest) {
 		return errNoPath(r.Method)
 	}
+	if err := s.authorize(c); err != nil {
+		return err
+	}
 	if err := c.readOptions(s); err != nil {
 		return err
 	}
@@ -160,7 +170,7 @@ func hasSubresource(kind *api.Kind, sub string) bool {
 		return kind.HasStatus
 	case "scale":
 		return kind.HasScale
-	case "log", "exec", "binding", "eviction", "ephemeralcontainers":
+	case "log", "exec", "attach", "portforward", "binding", "eviction", "ephemeralcontainers":
 		return kind == api.Pods
 	case "finalize":
 		return kind == api.Namespaces
@@ -177,8 +187,10 @@ func (s *Server) dispatch(c *call) error {
 		return s.serveScale(c)
 	case c.sub == "log":
 		return s.serveLog(c)
-	case c.sub == "exec":
+	case c.sub == "exec", c.sub == "attach":
 		return s.serveExec(c)
+	case c.sub == "portforward":
+		return s.servePortForward(c)
 	case c.sub == "eviction":
 		return s.evict(c)
 	case c.sub == "binding":

@@ -38,6 +38,8 @@ type Config struct {
 	Version   string           // kubarium's version; shows in /version behind Kubernetes' own, "v1.37.0+kubarium-VERSION"
 	Exec      Execer           // nil: exec answers 501
 	Logs      LogSource        // nil: log answers 501
+	Attach    Attacher         // nil: attach answers 501
+	Forward   PortForwarder    // nil: portforward answers 501
 	Extra     http.Handler     // mounted at /kubarium/, for authenticated callers; nil for none
 	Now       func() time.Time // nil is time.Now
 }

@@ -94,6 +94,11 @@ func (s *Server) put(tx *store.Tx, c *call, wanted, now api.Object) error {
 			return err
 		}
 	}
+	if c.sub == "" && c.kind == api.Services {
+		if err := admitQuota(tx, wanted, now); err != nil {
+			return err
+		}
+	}
 	return tx.Update(wanted)
 }
 

@@ -98,8 +98,8 @@ func (f *front) serve(ctx *fasthttp.RequestCtx) {
 	default:
 		f.c.decide(&x.request, x.framing.length, &x.verdict)
 	}
-	if f := x.verdict.rule; f != nil && x.verdict.status == 0 && x.filters().Mirror != "" {
-		x.f.mirror(x.filters().Mirror, x.entry.method, x.verdict.target, nil)
+	if x.verdict.rule != nil && x.verdict.status == 0 && x.filters().Mirror != "" {
+		x.f.mirror(x.filters().Mirror, x.entry.method, x.verdict.target, x.fields.header())
 	}
 	switch v := &x.verdict; {
 	case v.status != 0:
@@ -286,6 +286,9 @@ type refused struct {
 
 func (r *refused) Error() string { return r.reason }
 
+// statusClientGone is nginx's, for the access log: nobody is there to read it.
+const statusClientGone = 499
+
 // errUnsent is a request of which no octet left.
 var errUnsent = errors.New("the request could not be sent")
 
@@ -316,14 +319,12 @@ func (x *exchange) timeout(asked, otherwise time.Duration) time.Duration {
 // exchange sends the request over a connection and takes the answer's header; the body follows while it is sent on.
 func (x *exchange) exchange(e *endpoint, c *conn) error {
 	f := x.filters()
-	if err := c.within(x.timeout(f.Send, defaultRead)); err != nil {
+	c.patience, c.watched = x.timeout(f.Read, defaultRead), x.ctx.Conn()
+	if err := c.writeWithin(x.timeout(f.Send, defaultRead)); err != nil {
 		return err
 	}
 	c.out = x.head(c.out[:0], false)
 	if err := x.send(c); err != nil {
-		return err
-	}
-	if err := c.within(x.timeout(f.Read, defaultRead)); err != nil {
 		return err
 	}
 	h := &x.ctx.Response.Header
@@ -331,6 +332,9 @@ func (x *exchange) exchange(e *endpoint, c *conn) error {
 		if err := h.Read(c.br); err != nil {
 			h.Reset()
 			h.DisableNormalizing()
+			if c.gone {
+				return &refused{statusClientGone, "the client has gone"}
+			}
 			if errors.Is(err, io.EOF) || isTimeout(err) {
 				return err
 			}
@@ -416,6 +420,17 @@ func (x *exchange) head(b []byte, upgrade bool) []byte {
 		b = append(b, "TE: trailers\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// header is a copy for net/http, without what belongs to the connection.
+func (fs rawFields) header() http.Header {
+	h := http.Header{}
+	for i := range fs {
+		if !hopByHop(fs[i].name) {
+			h.Add(string(fs[i].name), string(fs[i].value))
+		}
+	}
+	return h
 }
 
 func (fs rawFields) has(name string) bool {

@@ -18,7 +18,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
@@ -275,4 +274,5 @@ func (r *rig) raw(text string, answers int) []answer {
 	return all
 }
 
-var _ networkingv1.Ingress
+// storeQuery is everything of a kind.
+var storeQuery store.Query

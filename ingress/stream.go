@@ -68,7 +68,7 @@ func (x *exchange) sendPart(c *conn, part []byte, f *Filters) error {
 	if len(part) == 0 {
 		return nil
 	}
-	if err := c.within(x.timeout(f.Send, defaultRead)); err != nil {
+	if err := c.writeWithin(x.timeout(f.Send, defaultRead)); err != nil {
 		return err
 	}
 	if x.framing.length > 0 {
@@ -104,22 +104,21 @@ func (x *exchange) sendEnd(c *conn, total int64) error {
 
 // answerBody is an answer's body on its way from the backend to the client.
 type answerBody struct {
-	x       *exchange
-	f       *front
-	ctx     *fasthttp.RequestCtx
-	e       *endpoint
-	c       *conn
-	from    io.Reader
-	left    int64 // of a known length
-	length  int
-	keep    bool
-	ended   bool
-	sent    int64
-	timeout time.Duration
+	x      *exchange
+	f      *front
+	ctx    *fasthttp.RequestCtx
+	e      *endpoint
+	c      *conn
+	from   io.Reader
+	left   int64 // of a known length
+	length int
+	keep   bool
+	ended  bool
+	sent   int64
 }
 
 func newAnswerBody(x *exchange, e *endpoint, c *conn, length int, keep bool) *answerBody {
-	b := &answerBody{x: x, f: x.f, ctx: x.ctx, e: e, c: c, length: length, keep: keep, timeout: x.timeout(x.filters().Read, defaultRead)}
+	b := &answerBody{x: x, f: x.f, ctx: x.ctx, e: e, c: c, length: length, keep: keep}
 	switch {
 	case length >= 0:
 		b.from, b.left = io.LimitReader(c.br, int64(length)), int64(length)
@@ -136,9 +135,6 @@ func newAnswerBody(x *exchange, e *endpoint, c *conn, length int, keep bool) *an
 func (b *answerBody) Read(p []byte) (int, error) {
 	if b.ended {
 		return 0, io.EOF
-	}
-	if err := b.c.within(b.timeout); err != nil {
-		return 0, err
 	}
 	n, err := b.from.Read(p)
 	b.sent += int64(n)

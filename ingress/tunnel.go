@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -75,9 +74,7 @@ func (x *exchange) tunnel() {
 }
 
 func (x *exchange) upgrade(e *endpoint, c *conn) error {
-	if err := c.within(x.timeout(x.filters().Read, defaultRead)); err != nil {
-		return err
-	}
+	c.patience, c.watched = x.timeout(x.filters().Read, defaultRead), nil
 	c.out = x.head(c.out[:0], true)
 	if err := x.send(c); err != nil {
 		return err
@@ -93,39 +90,40 @@ func (x *exchange) upgrade(e *endpoint, c *conn) error {
 	h.ResetConnectionClose()
 	h.Set("Connection", "Upgrade")
 	head := append([]byte(nil), h.Header()...)
+	c.patience = 0
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
 	if !x.f.tunnels.add(c) {
 		return &refused{http.StatusServiceUnavailable, "the ingress is stopping"}
 	}
-	f := x.f
+	f, below := x.f, x.ctx.Conn()
 	x.ctx.HijackSetNoResponse(true)
 	x.ctx.Hijack(func(client net.Conn) {
 		defer f.tunnels.remove(c)
 		defer c.Close()
 		if _, err := client.Write(head); err == nil {
-			join2(client, c)
+			splice(client, below, c)
 		}
 	})
 	return nil
 }
 
-// join2 copies both ways until both sides have ended, or one has failed.
-func join2(client net.Conn, c *conn) {
+// splice copies both ways until the backend has ended. below is the client's connection itself, which the hijacked one does not
+// close.
+func splice(client, below net.Conn, c *conn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, err := io.Copy(c, client)
-		if half, ok := c.Conn.(interface{ CloseWrite() error }); !ok || (err != nil && !errors.Is(err, io.EOF)) {
-			c.Close()
-		} else if half.CloseWrite() != nil {
+		_, err := io.Copy(c.Conn, client)
+		half, ok := c.Conn.(interface{ CloseWrite() error })
+		if !ok || err != nil || half.CloseWrite() != nil {
 			c.Close()
 		}
 	}()
 	_, _ = io.Copy(client, c.br)
 	// The backend has said its last word; a client that waits for more would wait forever.
-	client.Close()
+	below.Close()
 	c.Close()
 	<-done
 }

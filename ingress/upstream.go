@@ -3,6 +3,7 @@ package ingress
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/valyala/fasthttp"
 )
 
 const (
@@ -36,16 +39,84 @@ type pool struct {
 // conn is one connection to an endpoint, of HTTP/1.1.
 type conn struct {
 	net.Conn
-	raw      syscall.RawConn // nil when there is none
-	br       *bufio.Reader
-	out      []byte // the header that is being written; kept for its memory
-	since    time.Time
-	reused   bool
-	deadline time.Time
+	raw    syscall.RawConn // nil when there is none
+	br     *bufio.Reader
+	out    []byte // the header that is being written; kept for its memory
+	since  time.Time
+	reused bool
+	// patience is how long a Read may wait; 0: for ever.
+	patience time.Duration
+	// watched is the client that waits: when it has gone, so has the reason to read. nil: nobody is watched.
+	watched net.Conn
+	gone    bool // it went
+	// The deadlines that are set.
+	readBy, writeBy time.Time
+}
+
+// watchEvery is how often a wait for the backend looks whether its client is still there.
+const watchEvery = time.Second
+
+// errGone is a client that has gone away before its answer.
+var errGone = errors.New("the client has gone")
+
+// Read waits as long as patience says, in pieces, so that it can look after the client in between. Moving a deadline costs a turn
+// of the runtime's timers, so one that has half of its piece left stays.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.patience == 0 {
+		return c.Conn.Read(p)
+	}
+	now := time.Now()
+	until := now.Add(c.patience)
+	for {
+		piece := min(until.Sub(now), watchEvery)
+		if left := c.readBy.Sub(now); left > piece || left < piece/2 {
+			c.readBy = now.Add(piece)
+			if err := c.SetReadDeadline(c.readBy); err != nil {
+				return 0, err
+			}
+		}
+		n, err := c.Conn.Read(p)
+		if n > 0 || err == nil || !isTimeout(err) {
+			return n, err
+		}
+		if now = time.Now(); !now.Before(until) {
+			return 0, err
+		}
+		if c.watched != nil && hungUp(c.watched) {
+			c.gone = true
+			return 0, errGone
+		}
+	}
+}
+
+// hungUp asks the kernel whether a connection was closed by its other side.
+func hungUp(nc net.Conn) bool {
+	if b, ok := nc.(*begun); ok {
+		nc = b.Conn
+	}
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil || err != nil && !errors.Is(err, syscall.EAGAIN)
+	})
+	return gone || err != nil
 }
 
 func newConn(nc net.Conn) *conn {
-	c := &conn{Conn: nc, br: bufio.NewReaderSize(nc, upstreamBuffer)}
+	c := &conn{Conn: nc}
+	c.br = bufio.NewReaderSize(c, upstreamBuffer)
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
@@ -89,7 +160,7 @@ func (c *conn) stands() bool {
 
 // put keeps a connection for later.
 func (p *pool) put(c *conn, now time.Time) {
-	c.since = now
+	c.since, c.watched = now, nil
 	p.mu.Lock()
 	keep := !p.closed && len(p.idle) < maxIdle
 	if keep {
@@ -126,20 +197,19 @@ func (e *endpoint) connect(ctx context.Context, dial DialFunc, timeout time.Dura
 	return newConn(nc), nil
 }
 
-// within gives the next operations this long. Moving a deadline costs a turn of the runtime's timers, so one that has more than
-// nine tenths of its time left stays.
-func (c *conn) within(d time.Duration) error {
+// writeWithin gives the next writes this long. A deadline that has more than nine tenths of its time left stays.
+func (c *conn) writeWithin(d time.Duration) error {
 	now := time.Now()
-	if left := c.deadline.Sub(now); left <= d && left > d-d/10 {
+	if left := c.writeBy.Sub(now); left <= d && left > d-d/10 {
 		return nil
 	}
-	c.deadline = now.Add(d)
-	return c.SetDeadline(c.deadline)
+	c.writeBy = now.Add(d)
+	return c.SetWriteDeadline(c.writeBy)
 }
 
 func isTimeout(err error) bool {
 	var ne net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, fasthttp.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
 }
 
 // closed tells of a connection that ended, in whichever way.

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
@@ -30,11 +29,7 @@ func (n *Node) configMap(namespace, name string) (*corev1.ConfigMap, error) {
 }
 
 func (n *Node) secret(namespace, name string) (*corev1.Secret, error) {
-	kind, ok := api.KindForResource(corev1.SchemeGroupVersion.WithResource("secrets"))
-	if !ok {
-		return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
-	}
-	return store.Get[*corev1.Secret](n.cfg.Store, kind, namespace, name)
+	return store.Get[*corev1.Secret](n.cfg.Store, api.Secrets, namespace, name)
 }
 
 // environment is an ordered list of variables, the last of a name counts. The Services' come after it, and do not count where

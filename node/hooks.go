@@ -100,7 +100,7 @@ func (c *container) noteHook(m hooked) {
 	}
 	c.w.note(happening{kind: corev1.EventTypeWarning, reason: reasonPostStart, c: c, message: m.err.Error()})
 	c.w.note(happening{reason: reasonKilling, c: c, message: "FailedPostStartHook"})
-	c.restart(m.r)
+	c.restart(m.r, nil)
 }
 
 // ending is how the containers of a pod are ended.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,17 +49,6 @@ func TestNothingGetsOutOfAPod(t *testing.T) {
 	}
 	b.expect(victim, "main", "echo mine >/v/file; echo mine >/tmp/file", "")
 	daemon := os.Getpid()
-	helper := b.find("dev", "sly").containers[0].current().box.cmd.Process.Pid
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", helper))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range fds { // what process 1 holds is its own: a socket to the daemon, and the runtime's
-		to, err := os.Readlink(fd)
-		if err == nil && !strings.HasPrefix(to, "pipe:") && !strings.HasPrefix(to, "socket:") && !strings.HasPrefix(to, "anon_inode:") && to != "/dev/null" {
-			t.Errorf("process 1 holds %s", to)
-		}
-	}
 	for what, script := range map[string]string{
 		"see another pod's process":    "pgrep -f 4321 | grep -v $$",
 		"signal the daemon":            fmt.Sprintf("kill -0 %d 2>/dev/null && grep -q node.test /proc/%d/comm && echo reached", daemon, daemon),
@@ -91,6 +81,26 @@ func TestNothingGetsOutOfAPod(t *testing.T) {
 		}
 	}
 	b.expect(victim, "main", "cat /v/file /tmp/file; hostname", "mine\nmine\nvictim")
+}
+
+// N-18: what process 1 holds is its own: a socket to the daemon, and the runtime's.
+func TestProcessOneHoldsNoFileOfTheHost(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	pod := commandPod("jump", "sh", "-c", stay)
+	b.create(pod)
+	b.awaitReady(pod)
+	helper := b.find("dev", "jump").containers[0].current().box.cmd.Process.Pid
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", helper))
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("got %v %v", fds, err)
+	}
+	for _, fd := range fds {
+		to, err := os.Readlink(fd)
+		if kind, _, _ := strings.Cut(to, ":"); err == nil && !slices.Contains([]string{"pipe", "socket", "anon_inode", "/dev/null"}, kind) {
+			t.Errorf("process 1 holds %s", to)
+		}
+	}
 }
 
 // N-16: whoever dies, the pod comes back, and nothing is left.
@@ -131,6 +141,28 @@ func TestNothingIsLeftAfterManyPodsAndKills(t *testing.T) {
 		return len(all)
 	}
 	before := links()
+	pods := b.comeAndGo()
+	for _, pod := range pods {
+		b.awaitGone(pod)
+	}
+	b.awaitNoWorker()
+	b.until("the end of the interfaces", func() bool { return links() == before })
+	b.machine.mu.Lock()
+	defer b.machine.mu.Unlock()
+	if len(b.machine.used) > 0 || len(b.machine.nets) > 0 {
+		t.Errorf("left: addresses %v, networks %v", b.machine.used, b.machine.nets)
+	}
+	if left, _ := os.ReadDir(filepath.Join(b.cfg.StateDir, "volumes-n1")); len(left) > 0 {
+		t.Errorf("left: volumes %v", left)
+	}
+	if len(b.workers) > 0 {
+		t.Errorf("left: workers %v", b.workers)
+	}
+}
+
+// comeAndGo makes pods and removes them, and kills some of them in between.
+func (b *bench) comeAndGo() []*corev1.Pod {
+	b.t.Helper()
 	var pods []*corev1.Pod
 	for i := range 60 {
 		pod := webPod(fmt.Sprint("p-", i))
@@ -151,7 +183,7 @@ func TestNothingIsLeftAfterManyPodsAndKills(t *testing.T) {
 		}
 	}
 	for _, pod := range pods {
-		_, err := b.store.Update(t.Context(), func(tx *store.Tx) error {
+		_, err := b.store.Update(b.t.Context(), func(tx *store.Tx) error {
 			err := tx.Delete(api.Pods, pod.Namespace, pod.Name, store.DeleteOptions{GracePeriodSeconds: ptr[int64](0)})
 			if apierrors.IsNotFound(err) {
 				return nil
@@ -159,25 +191,10 @@ func TestNothingIsLeftAfterManyPodsAndKills(t *testing.T) {
 			return err
 		})
 		if err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
 	}
-	for _, pod := range pods {
-		b.awaitGone(pod)
-	}
-	b.awaitNoWorker()
-	b.until("the end of the interfaces", func() bool { return links() == before })
-	b.machine.mu.Lock()
-	defer b.machine.mu.Unlock()
-	if len(b.machine.used) > 0 || len(b.machine.nets) > 0 {
-		t.Errorf("left: addresses %v, networks %v", b.machine.used, b.machine.nets)
-	}
-	if left, _ := os.ReadDir(filepath.Join(b.cfg.StateDir, "volumes-n1")); len(left) > 0 {
-		t.Errorf("left: volumes %v", left)
-	}
-	if len(b.workers) > 0 {
-		t.Errorf("left: workers %v", b.workers)
-	}
+	return pods
 }
 
 // N-4, N-5: a hostPort leads to the pod while it is there, for TCP and UDP.

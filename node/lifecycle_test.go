@@ -70,10 +70,25 @@ func TestInitContainersRunInOrderAndASidecarStays(t *testing.T) {
 			t.Errorf("%s logged %q", name, log)
 		}
 	}
+}
+
+// N-7: a sidecar that ends is started again, and nobody else is.
+func TestASidecarIsStartedAgainAlone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	pod := webPod("web-1")
+	sidecar := shell("sidecar", stay)
+	sidecar.RestartPolicy = ptr(corev1.ContainerRestartPolicyAlways)
+	pod.Spec.InitContainers = []corev1.Container{sidecar}
+	b.create(pod)
+	b.awaitReady(pod)
 	b.execIn(pod, "sidecar", "kill", "1")
-	b.await(pod, "running a new sidecar", func(p *corev1.Pod) bool {
-		return p.Status.InitContainerStatuses[1].RestartCount == 1 && p.Status.ContainerStatuses[0].RestartCount == 0
+	got := b.await(pod, "running a new sidecar", func(p *corev1.Pod) bool {
+		return isReady(p) && p.Status.InitContainerStatuses[0].RestartCount == 1
 	})
+	if n := got.Status.ContainerStatuses[0].RestartCount; n != 0 {
+		t.Errorf("the application was started again %d times", n)
+	}
 	b.remove(pod, 30)
 	b.awaitGone(pod)
 }

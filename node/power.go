@@ -168,21 +168,12 @@ func (n *Node) beat(ctx context.Context) {
 	}
 }
 
-// leases is the kind, if the API has it.
-func leases() (*api.Kind, bool) {
-	return api.KindForResource(coordinationv1.SchemeGroupVersion.WithResource("leases"))
-}
-
 // heartbeat tells that the machine is alive.
 func (n *Node) heartbeat(ctx context.Context) error {
-	kind, ok := leases()
-	if !ok {
-		return n.register(ctx)
-	}
 	now := metav1.NewMicroTime(n.cfg.Now())
 	seconds := int32(max(n.cfg.Lease/time.Second, 1))
 	_, err := n.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		old, err := store.Get[*coordinationv1.Lease](tx, kind, leaseNamespace, n.cfg.Name)
+		old, err := store.Get[*coordinationv1.Lease](tx, api.Leases, leaseNamespace, n.cfg.Name)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}

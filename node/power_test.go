@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -143,19 +144,13 @@ func TestAMachineIsHeardOfFourTimesInALease(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := func() string {
-		if kind, ok := leases(); ok {
-			obj, err := b.store.Get(kind, leaseNamespace, "n1")
-			if err != nil {
-				return ""
-			}
-			return obj.GetResourceVersion()
-		}
-		obj, err := store.Get[*corev1.Node](b.store, api.Nodes, "", "n1")
-		if err != nil {
+		lease, err := store.Get[*coordinationv1.Lease](b.store, api.Leases, "kube-node-lease", "n1")
+		if err != nil || *lease.Spec.HolderIdentity != "n1" || *lease.Spec.LeaseDurationSeconds != 1 {
 			return ""
 		}
-		return obj.Status.Conditions[0].LastHeartbeatTime.String()
+		return lease.Spec.RenewTime.String()
 	}
+	b.until("the first beat", func() bool { return last() != "" })
 	first := last()
 	b.until("another beat", func() bool { return last() != first })
 }

@@ -47,7 +47,17 @@ type probed struct {
 	verdict bool // whether ok is one: a threshold was reached
 	ok      bool
 	message string
-	count   int32 // failures to be told
+	count   int32  // failures to be told
+	grace   *int64 // seconds that a container which is given up gets; nil for the pod's
+}
+
+// asker is one probe of one run. It begins when after is closed, and closes then at its first success; both may be nil.
+type asker struct {
+	c           *container
+	r           *run
+	kind        probeKind
+	p           *corev1.Probe
+	after, then chan struct{}
 }
 
 // startProbes begins to probe a run; the worker calls the function it keeps in c.stop when the run has ended.
@@ -58,13 +68,13 @@ func (c *container) startProbes(ctx context.Context, r *run) {
 	if c.spec.StartupProbe == nil {
 		close(begun)
 	} else {
-		c.w.wg.Go(func() { c.probe(ctx, r, startup, c.spec.StartupProbe, nil, begun) })
+		c.w.wg.Go(func() { asker{c, r, startup, c.spec.StartupProbe, nil, begun}.run(ctx) })
 	}
 	if c.spec.ReadinessProbe != nil {
-		c.w.wg.Go(func() { c.probe(ctx, r, readiness, c.spec.ReadinessProbe, begun, nil) })
+		c.w.wg.Go(func() { asker{c, r, readiness, c.spec.ReadinessProbe, begun, nil}.run(ctx) })
 	}
 	if c.spec.LivenessProbe != nil {
-		c.w.wg.Go(func() { c.probe(ctx, r, liveness, c.spec.LivenessProbe, begun, nil) })
+		c.w.wg.Go(func() { asker{c, r, liveness, c.spec.LivenessProbe, begun, nil}.run(ctx) })
 	}
 }
 
@@ -76,20 +86,19 @@ func seconds(n, fallback int32) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// probe asks again and again until ctx ends. It begins when after is closed, and closes then at its first success; both may be
-// nil.
-func (c *container) probe(ctx context.Context, r *run, kind probeKind, p *corev1.Probe, after, then chan struct{}) {
-	if after != nil {
+// run asks again and again until ctx ends.
+func (a asker) run(ctx context.Context) {
+	if a.after != nil {
 		select {
-		case <-after:
+		case <-a.after:
 		case <-ctx.Done():
 			return
 		}
 	}
 	// The first question is asked at once, if the probe does not say otherwise: what is up is ready.
-	timer := time.NewTimer(max(0, time.Until(r.began.Add(time.Duration(p.InitialDelaySeconds)*time.Second))))
+	timer := time.NewTimer(max(0, time.Until(a.r.began.Add(time.Duration(a.p.InitialDelaySeconds)*time.Second))))
 	defer timer.Stop()
-	t := tally{good: max(p.SuccessThreshold, 1), bad: p.FailureThreshold}
+	t := tally{good: max(a.p.SuccessThreshold, 1), bad: a.p.FailureThreshold}
 	if t.bad <= 0 {
 		t.bad = 3
 	}
@@ -99,27 +108,35 @@ func (c *container) probe(ctx context.Context, r *run, kind probeKind, p *corev1
 		case <-ctx.Done():
 			return
 		}
-		timer.Reset(seconds(p.PeriodSeconds, 10))
-		one, cancel := context.WithTimeout(ctx, seconds(p.TimeoutSeconds, 1))
-		err := c.ask(one, p)
-		cancel()
-		if ctx.Err() != nil {
+		timer.Reset(seconds(a.p.PeriodSeconds, 10))
+		if done := a.once(ctx, &t); done {
 			return
 		}
-		t.add(err == nil)
-		verdict, told := t.verdict(), t.tell()
-		if verdict || told > 0 {
-			v := probed{r: r, c: c, kind: kind, verdict: verdict, ok: err == nil, count: told}
-			if err != nil {
-				v.message = err.Error()
-			}
-			c.w.post(v)
-		}
-		if verdict && err == nil && then != nil {
-			close(then)
-			return // a startup probe has done its work
-		}
 	}
+}
+
+// once asks and tells the worker what it has to know. It tells whether the probe has done its work.
+func (a asker) once(ctx context.Context, t *tally) bool {
+	one, cancel := context.WithTimeout(ctx, seconds(a.p.TimeoutSeconds, 1))
+	err := a.c.ask(one, a.p)
+	cancel()
+	if ctx.Err() != nil {
+		return true
+	}
+	t.add(err == nil)
+	verdict, told := t.verdict(), t.tell()
+	if verdict || told > 0 {
+		v := probed{r: a.r, c: a.c, kind: a.kind, verdict: verdict, ok: err == nil, count: told, grace: a.p.TerminationGracePeriodSeconds}
+		if err != nil {
+			v.message = err.Error()
+		}
+		a.c.w.post(v)
+	}
+	if !verdict || err != nil || a.then == nil {
+		return false
+	}
+	close(a.then) // a startup probe asks no more
+	return true
 }
 
 // tally counts successes and failures in a row.

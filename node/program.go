@@ -31,6 +31,7 @@ type program struct {
 // imageError is an image that stands for nothing here; it is waited for, as configError.
 type imageError struct{ reason, message string }
 
+// Error says it in kubelet's words.
 func (e *imageError) Error() string { return e.message }
 
 // reasonNeverPull is kubelet's word for an image that must be there and is not.

@@ -156,14 +156,18 @@ func (c *container) noteProbe(p probed) {
 	case !p.ok:
 		w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf(
 			"Container %s failed %s probe, will be restarted", c.spec.Name, map[probeKind]string{liveness: "liveness", startup: "startup"}[p.kind])})
-		c.restart(p.r)
+		c.restart(p.r, p.grace)
 	}
 }
 
-// restart ends a run that a probe gave up, within the pod's grace.
-func (c *container) restart(r *run) {
+// restart ends a run that was given up, within so many seconds or, for nil, the pod's grace.
+func (c *container) restart(r *run, seconds *int64) {
 	c.stop()
-	ctx, cancel := context.WithTimeout(c.w.life, grace(c.w.pod))
+	limit := grace(c.w.pod)
+	if seconds != nil {
+		limit = time.Duration(*seconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(c.w.life, limit)
 	c.w.wg.Go(func() {
 		defer cancel()
 		ready := make(chan struct{})

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"kubarium.dev/node/netns"
 	"kubarium.dev/node/podinit"
 )
@@ -238,7 +240,12 @@ func (s *sandbox) start(c podinit.Command, isMain bool, files ...int) (*command,
 	c.ID = run.id
 	body := c.Pack()
 	if len(body) > podinit.MaxMessage {
-		return nil, fmt.Errorf("the command and its variables have %d bytes: at most %d fit", len(body), podinit.MaxMessage)
+		long, err := inMemory(body)
+		if err != nil {
+			return nil, err
+		}
+		defer long.Close()
+		body, files = podinit.Long(), append(files[:len(files):len(files)], int(long.Fd()))
 	}
 	var oob []byte
 	if len(files) > 0 {
@@ -249,6 +256,23 @@ func (s *sandbox) start(c podinit.Command, isMain bool, files ...int) (*command,
 	}
 	s.running[run.id] = run
 	return run, nil
+}
+
+// inMemory is a file of memory that holds a message too long for the socket.
+func inMemory(body []byte) (*os.File, error) {
+	if len(body) > podinit.MaxLong {
+		return nil, fmt.Errorf("the command and its variables have %d bytes: at most %d fit", len(body), podinit.MaxLong)
+	}
+	fd, err := unix.MemfdCreate("command", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "command")
+	if _, err := f.Write(body); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // signal sends a signal to a command, or to all of its group.

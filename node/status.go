@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -121,15 +122,13 @@ func (v podView) incomplete() []string {
 	return names
 }
 
+// spoiled tells that an init container has failed for good.
+func (c containerView) spoiled() bool { return c.role == roleInit && c.over && c.ended.ExitCode != 0 }
+
 // phase sums the containers up as kubelet does.
 func (v podView) phase(pod *corev1.Pod) corev1.PodPhase {
-	if v.failed != nil {
+	if v.failed != nil || slices.ContainsFunc(v.inits, containerView.spoiled) {
 		return corev1.PodFailed
-	}
-	for _, c := range v.inits {
-		if c.role == roleInit && c.over && c.ended.ExitCode != 0 {
-			return corev1.PodFailed
-		}
 	}
 	running, waiting, failed, ended := 0, 0, 0, 0
 	for _, c := range v.containers {

@@ -97,10 +97,12 @@ type mountError struct {
 	err    error
 }
 
+// Error says it in kubelet's words.
 func (e *mountError) Error() string {
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.volume, e.err)
 }
 
+// Unwrap returns the cause.
 func (e *mountError) Unwrap() error { return e.err }
 
 // check finds out whether every volume could be made; make makes them too. Volumes of pods that are the built-in application

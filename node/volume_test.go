@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -257,6 +258,31 @@ func TestSecretsFillVariablesAndVolumes(t *testing.T) {
 	}
 }
 
+// N-7: a Secret that comes late is waited for, and a volume follows it.
+func TestASecretVolumeFollowsItsSecret(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	secret := func(value string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: "s"}, Data: map[string][]byte{"pass": []byte(value)}}
+	}
+	pod := commandPod("reader", "sh", "-c", stay)
+	pod.Spec.Volumes = []corev1.Volume{{Name: "s", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: ptr[int32](0o400)}}}}
+	c := &pod.Spec.Containers[0]
+	c.VolumeMounts = []corev1.VolumeMount{{Name: "s", MountPath: "/s"}}
+	c.Env = []corev1.EnvVar{{Name: "PASS", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "pass"}}}}
+	b.create(pod)
+	b.awaitEvent(pod, "FailedMount")
+	b.put(secret("one"))
+	b.awaitReady(pod)
+	b.expect(pod, "main", "cat /s/pass; stat -Lc %a /s/pass; echo $PASS", "one400\none")
+	b.put(secret("two"))
+	b.until("the new content", func() bool {
+		out, _ := b.execIn(pod, "main", "sh", "-c", "cat /s/pass; echo $PASS")
+		return out == "twoone\n"
+	})
+}
+
 // N-8: the lesson.
 func TestAContainerKnowsTheServicesThatWereThereBeforeIt(t *testing.T) {
 	t.Parallel()
@@ -344,4 +370,27 @@ func TestTheSecurityContextIsAProcesssOwn(t *testing.T) {
 	if m := got.Status.ContainerStatuses[0].State.Waiting.Message; m != "container has runAsNonRoot and image will run as root" {
 		t.Errorf("got %q", m)
 	}
+}
+
+// N-8: a thousand Services are seven thousand variables, which no message of a socket holds.
+func TestAContainerStartsBesideAThousandServices(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	_, err := b.store.Update(t.Context(), func(tx *store.Tx) error {
+		for i := range 1000 {
+			err := tx.Create(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: fmt.Sprint("a-service-with-a-name-", i)},
+				Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: 80, Name: "http"}}}})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := commandPod("many", "sh", "-c", stay)
+	b.create(pod)
+	b.awaitReady(pod)
+	b.expect(pod, "main", "env | grep -c ^A_SERVICE_WITH_A_NAME_.*_SERVICE_HOST=; echo $A_SERVICE_WITH_A_NAME_999_PORT", "1000\ntcp://10.96.0.9:80")
 }

@@ -93,7 +93,7 @@ func (f files) configMap(pod *corev1.Pod, v corev1.ConfigMapVolumeSource, usual 
 	for k, text := range cm.Data {
 		data[k] = []byte(text)
 	}
-	return f.keys(data, v.Items, usual, optional(v.Optional), "configmap")
+	return f.keys(data, keyed{v.Items, usual, optional(v.Optional), "configmap"})
 }
 
 func (f files) secret(pod *corev1.Pod, v corev1.SecretProjection, usual os.FileMode, find lookup) error {
@@ -101,26 +101,34 @@ func (f files) secret(pod *corev1.Pod, v corev1.SecretProjection, usual os.FileM
 	if err != nil {
 		return missing(optional(v.Optional), "secret", v.Name)
 	}
-	return f.keys(secret.Data, v.Items, usual, optional(v.Optional), "secret")
+	return f.keys(secret.Data, keyed{v.Items, usual, optional(v.Optional), "secret"})
+}
+
+// keyed is which keys of an object a volume shows, and how.
+type keyed struct {
+	items    []corev1.KeyToPath // none for all
+	usual    os.FileMode
+	optional bool
+	kind     string // of the object, in words
 }
 
 // keys files every key, or those that are named at the paths they are named for.
-func (f files) keys(data map[string][]byte, items []corev1.KeyToPath, usual os.FileMode, optional bool, kind string) error {
-	if len(items) == 0 {
-		for k, content := range data {
-			f[k] = volumeFile{content, usual}
+func (f files) keys(data map[string][]byte, k keyed) error {
+	if len(k.items) == 0 {
+		for key, content := range data {
+			f[key] = volumeFile{content, k.usual}
 		}
 		return nil
 	}
-	for _, item := range items {
+	for _, item := range k.items {
 		content, ok := data[item.Key]
 		if !ok {
-			if optional {
+			if k.optional {
 				continue
 			}
-			return fmt.Errorf("%s references non-existent %s key: %s", kind, kind, item.Key)
+			return fmt.Errorf("%s references non-existent %s key: %s", k.kind, k.kind, item.Key)
 		}
-		m := usual
+		m := k.usual
 		if item.Mode != nil {
 			m = os.FileMode(*item.Mode)
 		}

@@ -37,6 +37,7 @@ func (s *Setup) build() error {
 	if err != nil {
 		return fault("read the mounts", err)
 	}
+	// What lies where base will be has to be taken before.
 	trees, err := take(s.Mounts)
 	if err != nil {
 		return err
@@ -47,6 +48,28 @@ func (s *Setup) build() error {
 			return fault("open the image "+s.Root, err)
 		}
 	}
+	if err := s.clearDesk(); err != nil {
+		return err
+	}
+	v := &view{mounts: mounts, hide: append(append([]string(nil), hidden...), s.Hide...)}
+	files := v.host
+	if lower >= 0 {
+		files = func() error { return image(lower) }
+	}
+	for _, step := range []func() error{
+		files, makeProc, makeDev, enter, s.prepare,
+		func() error { return s.furnish(trees) },
+		func() error { return giveUp(s.Drop) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearDesk makes base the place where the container is put together, with the files that replace others.
+func (s *Setup) clearDesk() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
 		return fault("make the mounts private", err)
 	}
@@ -63,25 +86,6 @@ func (s *Setup) build() error {
 	}
 	for _, f := range s.Files {
 		if err := writeFile(upper+f.Path, f.Content); err != nil {
-			return err
-		}
-	}
-	v := &view{mounts: mounts, hide: append(append([]string(nil), hidden...), s.Hide...)}
-	for _, step := range []func() error{
-		func() error {
-			if s.Root != "" {
-				return image(lower)
-			}
-			if err := v.mirror(""); err != nil {
-				return err
-			}
-			return v.cover()
-		},
-		makeProc, makeDev, enter, s.prepare,
-		func() error { return s.furnish(trees) },
-		func() error { return giveUp(s.Drop) },
-	} {
-		if err := step(); err != nil {
 			return err
 		}
 	}
@@ -200,6 +204,14 @@ func unescape(s string) string {
 type view struct {
 	mounts []mount
 	hide   []string
+}
+
+// host shows the host's files.
+func (v *view) host() error {
+	if err := v.mirror(""); err != nil {
+		return err
+	}
+	return v.cover()
 }
 
 // mirror fills the container's folder dir ("" for the root), which exists, with the host's entries.

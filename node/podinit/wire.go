@@ -67,7 +67,15 @@ const (
 	kindSetup   = 's'
 	kindCommand = 'c'
 	kindSignal  = 'k'
+	kindLong    = 'l'
 )
+
+// Long is the message for one that is longer than MaxMessage: the message itself is the content of the last descriptor that
+// comes with it. A command in a namespace of a thousand Services has so many variables.
+func Long() []byte { return []byte{kindLong} }
+
+// MaxLong bounds what a Long message may stand for: the kernel takes no more words and variables for a command.
+const MaxLong = 4 << 20
 
 var errMalformed = errors.New("malformed message")
 
@@ -276,7 +284,28 @@ func (m message) close() {
 	}
 }
 
-const maxFDs = 3
+const maxFDs = 4
+
+// inFull is the message that a Long one stands for.
+func (m message) inFull() (message, error) {
+	if kindOf(m.body) != kindLong || len(m.fds) == 0 {
+		return m, nil
+	}
+	fd := m.fds[len(m.fds)-1]
+	defer syscall.Close(fd)
+	m.fds = m.fds[:len(m.fds)-1]
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return m, err
+	}
+	if st.Size > MaxLong {
+		return m, errMalformed
+	}
+	body := make([]byte, st.Size)
+	n, err := syscall.Pread(fd, body, 0)
+	m.body = body[:max(n, 0)]
+	return m, err
+}
 
 // receive waits for a packet. The end of the socket is an error.
 func receive(fd int) (message, error) {
@@ -304,7 +333,7 @@ func receive(fd int) (message, error) {
 			}
 			m.fds = append(m.fds, fds...)
 		}
-		return m, nil
+		return m.inFull()
 	}
 }
 

@@ -1,0 +1,256 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
+)
+
+// action is what a caller wants to do: to a resource, or to a path that is none.
+type action struct {
+	verb, group, resource, namespace, name string // resource is "pods" or "pods/log"
+	path                                   string // of what is no resource
+}
+
+// everybody may ask these of themselves.
+var openReviews = []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"}
+
+// openPaths may be seen by whoever is let in at all: clients learn there what is served.
+var openPaths = []string{"/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/healthz", "/livez", "/readyz"}
+
+// allowed evaluates roles and bindings. The group of administrators may do everything.
+func (s *Server) allowed(who caller, a action) bool {
+	if slices.Contains(who.Groups, adminGroup) {
+		return true
+	}
+	if a.path != "" && a.verb == "get" && matchesPath(openPaths, a.path) {
+		return true
+	}
+	if a.verb == "create" && slices.Contains(openReviews, a.resource) {
+		return true
+	}
+	return slices.ContainsFunc(s.rulesOf(who, a.namespace), func(r rbacv1.PolicyRule) bool { return grants(r, a) })
+}
+
+// rulesOf are all rules that hold for a caller, cluster-wide and in a namespace.
+func (s *Server) rulesOf(who caller, namespace string) []rbacv1.PolicyRule {
+	var rules []rbacv1.PolicyRule
+	for _, obj := range s.everything(api.ClusterRoleBindings, "") {
+		b := obj.(*rbacv1.ClusterRoleBinding)
+		if who.isAmong(b.Subjects, "") {
+			rules = append(rules, s.roleRules(b.RoleRef, "")...)
+		}
+	}
+	if namespace == "" {
+		return rules
+	}
+	for _, obj := range s.everything(api.RoleBindings, namespace) {
+		b := obj.(*rbacv1.RoleBinding)
+		if who.isAmong(b.Subjects, namespace) {
+			rules = append(rules, s.roleRules(b.RoleRef, namespace)...)
+		}
+	}
+	return rules
+}
+
+func (s *Server) everything(kind *api.Kind, namespace string) []api.Object {
+	list, _ := s.store.List(context.Background(), kind, store.Query{Namespace: namespace}) // a store's List never fails
+	return list.Items
+}
+
+// roleRules are the rules of a role; those of Kubernetes' standing roles hold even where nobody wrote them down.
+func (s *Server) roleRules(ref rbacv1.RoleRef, namespace string) []rbacv1.PolicyRule {
+	if ref.Kind == "Role" {
+		if obj, err := s.store.Get(api.Roles, namespace, ref.Name); err == nil {
+			return obj.(*rbacv1.Role).Rules
+		}
+		return nil
+	}
+	if obj, err := s.store.Get(api.ClusterRoles, "", ref.Name); err == nil {
+		return obj.(*rbacv1.ClusterRole).Rules
+	}
+	for _, role := range StandingRoles() {
+		if role.Name == ref.Name {
+			return role.Rules
+		}
+	}
+	return nil
+}
+
+// isAmong tells whether a binding, in a namespace or cluster-wide, names the caller.
+func (who caller) isAmong(subjects []rbacv1.Subject, namespace string) bool {
+	return slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool {
+		switch s.Kind {
+		case rbacv1.UserKind:
+			return s.Name == who.Name
+		case rbacv1.GroupKind:
+			return slices.Contains(who.Groups, s.Name)
+		case rbacv1.ServiceAccountKind:
+			if s.Namespace == "" {
+				s.Namespace = namespace
+			}
+			return s.Namespace != "" && who.Name == "system:serviceaccount:"+s.Namespace+":"+s.Name
+		}
+		return false
+	})
+}
+
+// grants tells whether one rule covers an action.
+func grants(r rbacv1.PolicyRule, a action) bool {
+	has := func(list []string, value string) bool {
+		return slices.Contains(list, "*") || slices.Contains(list, value)
+	}
+	if !has(r.Verbs, a.verb) {
+		return false
+	}
+	if a.path != "" {
+		return matchesPath(r.NonResourceURLs, a.path)
+	}
+	if !has(r.APIGroups, a.group) {
+		return false
+	}
+	_, sub, nested := strings.Cut(a.resource, "/")
+	if !has(r.Resources, a.resource) && !(nested && slices.Contains(r.Resources, "*/"+sub)) {
+		return false
+	}
+	return len(r.ResourceNames) == 0 || slices.Contains(r.ResourceNames, a.name)
+}
+
+// matchesPath tells whether one of the patterns, which may end in "*", covers path.
+func matchesPath(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		prefix, open := strings.CutSuffix(p, "*")
+		return p == path || open && strings.HasPrefix(path, prefix)
+	})
+}
+
+// authorize refuses a call that its caller may not make.
+func (s *Server) authorize(c *call) error {
+	a := action{verb: c.verb(), group: c.kind.Group, resource: c.kind.Plural, namespace: c.namespace, name: c.name}
+	if c.kind == api.Namespaces {
+		a.namespace = c.name // who may read a namespace's contents by a role may read the namespace by the same
+	}
+	if c.sub != "" {
+		a.resource += "/" + c.sub
+	}
+	if !s.allowed(c.who, a) {
+		return errForbidden(c.who, a)
+	}
+	return s.authorizeGrant(c, a)
+}
+
+// authorizeGrant keeps callers from giving themselves more than they have: who writes a role needs the verb escalate, who
+// writes a binding the verb bind.
+func (s *Server) authorizeGrant(c *call, a action) error {
+	if c.kind.Group != rbacv1.GroupName || !slices.Contains([]string{"create", "update", "patch"}, a.verb) {
+		return nil
+	}
+	a.verb = "escalate"
+	if c.kind == api.RoleBindings || c.kind == api.ClusterRoleBindings {
+		a.verb = "bind"
+	}
+	if !s.allowed(c.who, a) {
+		return errForbidden(c.who, a)
+	}
+	return nil
+}
+
+// verb is what roles call the call's method.
+func (c *call) verb() string {
+	switch c.sub {
+	case "exec", "attach", "portforward":
+		return "create"
+	}
+	one := c.name != ""
+	switch c.r.Method {
+	case http.MethodPost:
+		return "create"
+	case http.MethodPut:
+		return "update"
+	case http.MethodPatch:
+		return "patch"
+	case http.MethodDelete:
+		if one {
+			return "delete"
+		}
+		return "deletecollection"
+	}
+	switch {
+	case one:
+		return "get"
+	case isTrue(c.query.Get("watch")):
+		return "watch"
+	}
+	return "list"
+}
+
+// errForbidden is Kubernetes' refusal, in its words.
+func errForbidden(who caller, a action) error {
+	if a.path != "" {
+		return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("User %q cannot %s path %q", who.Name, a.verb, a.path))
+	}
+	where := fmt.Sprintf("in the namespace %q", a.namespace)
+	if a.namespace == "" {
+		where = "at the cluster scope"
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.group, Resource: a.resource}, a.name, fmt.Errorf(
+		"User %q cannot %s resource %q in API group %q %s", who.Name, a.verb, a.resource, a.group, where))
+}
+
+// impersonate lets those who may act as somebody else do so, as kubectl's --as asks; everybody else is refused.
+func (s *Server) impersonate(r *http.Request, who caller) (caller, error) {
+	user, groups := r.Header.Get("Impersonate-User"), r.Header.Values("Impersonate-Group")
+	if user == "" && len(groups) == 0 {
+		return who, nil
+	}
+	for resource, names := range map[string][]string{"users": {user}, "groups": groups} {
+		for _, name := range names {
+			if a := (action{verb: "impersonate", resource: resource, name: name}); !s.allowed(who, a) {
+				return who, errForbidden(who, a)
+			}
+		}
+	}
+	if user == "" {
+		return who, apierrors.NewBadRequest("requested groups without impersonating a user")
+	}
+	return caller{Name: user, Groups: append(slices.Clone(groups), "system:authenticated")}, nil
+}
+
+// StandingRoles are the ClusterRoles that every cluster has: cluster-admin, admin, edit and view.
+func StandingRoles() []*rbacv1.ClusterRole {
+	all, read := []string{"*"}, []string{"get", "list", "watch"}
+	write := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+	plain := []string{"pods", "pods/status", "pods/log", "services", "services/status", "endpoints", "configmaps", "events",
+		"resourcequotas", "resourcequotas/status", "limitranges", "serviceaccounts", "namespaces", "namespaces/status"}
+	groups := []string{"apps", "batch", "networking.k8s.io", "policy", "discovery.k8s.io", "autoscaling"}
+	edit := []rbacv1.PolicyRule{
+		{Verbs: write, APIGroups: groups, Resources: all},
+		{Verbs: write, APIGroups: []string{""}, Resources: []string{"pods", "pods/exec", "pods/attach", "pods/portforward",
+			"pods/eviction", "pods/ephemeralcontainers", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events"}},
+		{Verbs: read, APIGroups: []string{""}, Resources: plain},
+		{Verbs: write, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
+	}
+	admin := append(slices.Clone(edit), rbacv1.PolicyRule{Verbs: write, APIGroups: []string{rbacv1.GroupName},
+		Resources: []string{"roles", "rolebindings"}})
+	role := func(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
+		r := &rbacv1.ClusterRole{Rules: rules}
+		r.Name, r.Labels = name, map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}
+		return r
+	}
+	return []*rbacv1.ClusterRole{
+		role("cluster-admin", rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all},
+			rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all}),
+		role("admin", admin...), role("edit", edit...),
+		role("view", rbacv1.PolicyRule{Verbs: read, APIGroups: groups, Resources: all},
+			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: plain}),
+	}
+}

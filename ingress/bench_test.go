@@ -1,0 +1,119 @@
+package ingress
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/valyala/fasthttp"
+)
+
+// The figures of issue 6: requests a second with small answers, 64 kept connections, by wrk; the same backend behind nginx, behind
+// the ingress (framing checks and access log on) and behind a bare httputil.ReverseProxy. Run with -benchtime 1x.
+func BenchmarkBesideNginxAndReverseProxy(b *testing.B) {
+	for _, tool := range []string{"wrk", "nginx"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			b.Fatalf("%s is needed: apt-get install wrk nginx-light", tool)
+		}
+	}
+	target := quickBackend(b)
+	r := newRig(b, func(c *Config) { c.AccessLog = io.Discard })
+	r.expose("web", target)
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	to := &url.URL{Scheme: "http", Host: target}
+	bare := httputil.NewSingleHostReverseProxy(to)
+	bare.Transport = &http.Transport{MaxIdleConnsPerHost: 128}
+	reverse := httptest.NewServer(bare)
+	defer reverse.Close()
+	places := []struct{ name, at string }{
+		{"nginx", startNginx(b, target)}, {"ingress", r.plain}, {"ReverseProxy", reverse.Listener.Addr().String()}, {"backend", target},
+	}
+	for b.Loop() {
+		for _, p := range places {
+			rate, p99 := load(b, p.at)
+			b.ReportMetric(rate, p.name+"-req/s")
+			b.ReportMetric(p99, p.name+"-p99-us")
+		}
+	}
+}
+
+func quickBackend(b *testing.B) string {
+	b.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("hello from the backend\n") }}
+	go func() { _ = s.Serve(ln) }()
+	b.Cleanup(func() { _ = s.Shutdown() })
+	return ln.Addr().String()
+}
+
+func startNginx(b *testing.B, target string) string {
+	b.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	at := ln.Addr().String()
+	ln.Close()
+	dir := b.TempDir()
+	conf := filepath.Join(dir, "nginx.conf")
+	text := fmt.Sprintf(`worker_processes 2; daemon off; pid %[1]s/pid; error_log %[1]s/error.log;
+events { worker_connections 1024; }
+http {
+  access_log %[1]s/access.log combined buffer=64k;
+  keepalive_requests 100000000;
+  upstream web { server %[2]s; keepalive 128; keepalive_requests 100000000; }
+  server { listen %[3]s; location / { proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Request-ID $request_id; } }
+}`, dir, target, at)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command("nginx", "-c", conf)
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	})
+	for {
+		if c, err := net.Dial("tcp", at); err == nil {
+			c.Close()
+			return at
+		}
+	}
+}
+
+var (
+	ratePattern = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	tailPattern = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
+)
+
+func load(b *testing.B, at string) (rate, p99 float64) {
+	b.Helper()
+	out, err := exec.Command("wrk", "-t1", "-c64", "-d4s", "--latency", "http://"+at+"/hello").CombinedOutput()
+	if err != nil || strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
+		b.Fatalf("wrk: %v\n%s", err, out)
+	}
+	if m := ratePattern.FindSubmatch(out); m != nil {
+		fmt.Sscan(string(m[1]), &rate)
+	}
+	if m := tailPattern.FindSubmatch(out); m != nil {
+		fmt.Sscan(string(m[1]), &p99)
+		p99 *= map[string]float64{"us": 1, "ms": 1e3, "s": 1e6}[string(m[2])]
+	}
+	return rate, p99
+}

@@ -1,0 +1,645 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/api"
+)
+
+// I-6, I-35: requests go to the ready endpoints, and to all of them.
+func TestRequestsReachEveryReadyReplica(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var at []string
+	for i := range 10 {
+		at = append(at, named(t, fmt.Sprint("pod-", i)))
+	}
+	r.expose("web", at...)
+	r.apply(slice("web", 0, at[0], false), ingress("web", 0, "- Prefix / web"))
+	seen := map[string]int{}
+	for range 100 {
+		seen[r.get("a", "/").body]++
+	}
+	if len(seen) != 9 || seen["pod-0"] != 0 {
+		t.Errorf("got %v, want all but pod-0, which is not ready", seen)
+	}
+}
+
+// I-4, I-28, I-29, I-34: what cannot be served is 503, what no rule matches 404; an event tells.
+func TestMissingThingsAreAnsweredAndTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", named(t, "web"))
+	r.expose("empty")
+	ing := ingress("web", 0, "- Prefix /number web", "- Prefix /name web:http", "- Prefix /wrong web:nope", "- Prefix /gone gone", "- Prefix /empty empty", "- Prefix /bucket x")
+	group := "objects.example"
+	ing.Spec.Rules[5].HTTP.Paths[0].Backend = networkingv1.IngressBackend{Resource: &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "Bucket", Name: "b"}}
+	r.apply(annotate(ing, "unheard-of", "1"))
+	for path, want := range map[string]int{"/number": 200, "/name": 200, "/wrong": 503, "/gone": 503, "/empty": 503, "/bucket": 503, "/": 404} {
+		if got := r.get("a", path); got.StatusCode != want {
+			t.Errorf("%s: got %d, want %d", path, got.StatusCode, want)
+		}
+	}
+	told := func() string {
+		list, err := r.store.List(t.Context(), api.Events, storeQuery)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		for _, obj := range list.Items {
+			e := obj.(*corev1.Event)
+			text += e.Reason + " " + e.Message + "\n"
+		}
+		return text
+	}
+	r.until("events tell of it all", func() bool {
+		text := told()
+		for _, part := range []string{"no TCP port nope", "dev/gone:80: the Service does not exist", "kind Bucket is not supported", "unheard-of"} {
+			if !strings.Contains(text, part) {
+				return false
+			}
+		}
+		return true
+	})
+	// The Service comes: its rule works at once.
+	r.expose("gone", named(t, "back"))
+	if got := r.get("a", "/gone"); got.body != "back" {
+		t.Errorf("after the Service came: got %d %s", got.StatusCode, got.body)
+	}
+}
+
+// I-5, I-30, I-31: classes by name, by the old annotation, by default; the status follows.
+func TestOnlyIngressesOfOurClassesAreServed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", named(t, "web"))
+	class := func(name, controller string) *networkingv1.IngressClass {
+		return &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.IngressClassSpec{Controller: controller}}
+	}
+	r.apply(class("mine", ControllerName), class("other", "example.com/other"))
+	of := func(name, class string) *networkingv1.Ingress {
+		ing := ingress("web", 0, "- Prefix / web")
+		ing.Name, ing.Spec.IngressClassName = name, &class
+		return ing
+	}
+	status := func() int { return r.get("a", "/").StatusCode }
+	address := func() int {
+		obj, err := r.store.Get(api.Ingresses, "dev", "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(obj.(*networkingv1.Ingress).Status.LoadBalancer.Ingress)
+	}
+	for _, c := range []struct {
+		class  string
+		status int
+	}{{"other", 404}, {"mine", 200}, {"unknown", 404}, {"mine", 200}} {
+		r.apply(of("web", c.class))
+		if got := status(); got != c.status {
+			t.Errorf("class %s: got %d, want %d", c.class, got, c.status)
+		}
+		want := 0
+		if c.status == 200 {
+			want = 1
+		}
+		r.until(fmt.Sprintf("class %s has %d addresses", c.class, want), func() bool { return address() == want })
+	}
+	old := ingress("web", 0, "- Prefix / web")
+	old.Annotations[classAnnotation] = "foreign"
+	r.apply(old)
+	if got := status(); got != 404 {
+		t.Errorf("a foreign annotation: got %d, want 404", got)
+	}
+	old.Annotations[classAnnotation] = "kubarium"
+	r.apply(old)
+	if got := status(); got != 200 {
+		t.Errorf("our annotation: got %d, want 200", got)
+	}
+	r.remove(old)
+	if got := status(); got != 404 {
+		t.Errorf("removed: got %d, want 404", got)
+	}
+}
+
+// I-37: who asked, and how; what a client says of itself counts only when it is trusted.
+func TestForwardedHeadersTellTheTruth(t *testing.T) {
+	t.Parallel()
+	for _, trusted := range []bool{false, true} {
+		r := newRig(t, func(c *Config) {
+			if trusted {
+				c.Trusted, _ = ranges("127.0.0.0/8")
+			}
+		})
+		r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) {
+			for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "X-Forwarded-Port"} {
+				fmt.Fprintf(w, "%s|", strings.Join(q.Header.Values(name), "+"))
+			}
+			fmt.Fprint(w, q.Header["Connection"], q.Header["Keep-Alive"], q.Header["Proxy-Connection"], q.Header["X-Hop"])
+		}))
+		r.apply(ingress("web", 0, "- Prefix / web"))
+		got := r.get("shop", "/", "X-Forwarded-For", "9.9.9.9", "X-Forwarded-Host", "evil", "X-Forwarded-Proto", "ftp", "X-Real-IP", "9.9.9.9", "X-Request-ID", "mine",
+			"X-Forwarded-Port", "1", "Connection", "X-Hop, X-Forwarded-For", "X-Hop", "1", "Keep-Alive", "x", "Proxy-Connection", "y").body
+		if trusted {
+			if !strings.Contains(got, "|evil|ftp|9.9.9.9|mine|1|[] [] [] []") {
+				t.Errorf("trusted: got %s", got)
+			}
+			continue
+		}
+		_, port, _ := net.SplitHostPort(r.plain)
+		parts := strings.Split(got, "|")
+		if len(parts) != 7 || parts[0] != "127.0.0.1" || parts[1] != "shop" || parts[2] != "http" || parts[3] != "127.0.0.1" || len(parts[4]) != 32 ||
+			parts[5] != port || parts[6] != "[] [] [] []" {
+			t.Errorf("untrusted: got %s", got)
+		}
+	}
+}
+
+// I-38: WebSocket and its like: both sides speak, bytes already sent count, and the end of one is the end of both.
+func TestAnUpgradeBecomesATunnel(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		if !strings.EqualFold(q.Header.Get("Upgrade"), "websocket") || q.Header.Get("Connection") != "Upgrade" {
+			http.Error(w, "no upgrade", http.StatusUpgradeRequired)
+			return
+		}
+		c, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(brw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nfirst\n")
+		brw.Flush()
+		line, _ := brw.ReadString('\n')
+		fmt.Fprint(c, "echo "+line)
+	}))
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	c, err := net.Dial("tcp", r.plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n\r\nhello\n")
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") != "x" || !strings.EqualFold(resp.Header.Get("Connection"), "upgrade") {
+		t.Errorf("got %d %v", resp.StatusCode, resp.Header)
+	}
+	text, err := io.ReadAll(br)
+	if err != nil || string(text) != "first\necho hello\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if got := r.get("a", "/ws", "Connection", "Upgrade", "Upgrade", "h2c"); got.StatusCode != http.StatusUpgradeRequired {
+		t.Errorf("an upgrade to something else must not pass: got %d", got.StatusCode)
+	}
+}
+
+// I-40: what a backend sends comes at once, in both directions, before either message is whole.
+func TestBodiesStreamBothWays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		br := bufio.NewReader(q.Body)
+		line, _ := br.ReadString('\n') // the request is not whole yet
+		if line != "one\n" {
+			t.Errorf("the backend got %q first", line)
+		}
+		_, _ = io.Copy(io.Discard, br)
+		w.Header().Set("Trailer", "X-End")
+		fmt.Fprint(w, "data: 1\n\n")
+		_ = http.NewResponseController(w).Flush()
+		<-q.Context().Done()
+	}))
+	seen := make(chan string, 1)
+	r.expose("up", backend(t, func(_ http.ResponseWriter, q *http.Request) {
+		line, _ := bufio.NewReader(q.Body).ReadString('\n')
+		seen <- line
+	}))
+	r.apply(ingress("web", 0, "- Prefix / web", "- Prefix /up up"))
+
+	pr, pw := io.Pipe()
+	req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+r.plain+"/up", pr)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	fmt.Fprint(pw, "part\n")
+	if got := <-seen; got != "part\n" {
+		t.Errorf("the backend saw %q while the client still sends", got)
+	}
+	pw.Close()
+	<-done
+
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ = http.NewRequestWithContext(ctx, "POST", "http://"+r.plain+"/", strings.NewReader("one\ntwo"))
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := make([]byte, 9)
+	if _, err := io.ReadFull(resp.Body, part); err != nil || string(part) != "data: 1\n\n" {
+		t.Errorf("got %q, %v before the answer's end", part, err)
+	}
+	cancel()
+	resp.Body.Close()
+}
+
+// RFC 9110, 6.5: trailers pass both ways. RFC 9112, 6: bodies of every length arrive whole.
+func TestTrailersAndLargeBodiesArriveWhole(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	large := strings.Repeat("0123456789abcdef", 1<<16)
+	r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		text, _ := io.ReadAll(q.Body)
+		w.Header().Set("Trailer", "X-Sum")
+		if q.URL.Path == "/known" {
+			w.Header().Set("Content-Length", fmt.Sprint(len(text)))
+		}
+		_, _ = w.Write(text)
+		w.Header().Set("X-Sum", fmt.Sprint(len(text), q.Trailer.Get("X-Sent")))
+	}))
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	for _, path := range []string{"/known", "/chunked"} {
+		req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+r.plain+path, io.MultiReader(strings.NewReader(large)))
+		req.Trailer = http.Header{"X-Sent": {"yes"}}
+		got := r.send(http.DefaultTransport, req)
+		if got.body != large {
+			t.Errorf("%s: got %d octets, want %d", path, len(got.body), len(large))
+		}
+		if want := fmt.Sprint(len(large), "yes"); path == "/chunked" && got.Trailer.Get("X-Sum") != want {
+			t.Errorf("%s: trailer %v, want %s", path, got.Trailer, want)
+		}
+	}
+}
+
+// RFC 9112, 8: half an answer is not taken for a whole one.
+func TestABrokenAnswerBreaksTheClientsConnection(t *testing.T) {
+	t.Parallel()
+	for _, answer := range []string{"Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"} {
+		r := newRig(t, nil)
+		r.expose("web", rawBackend(t, "HTTP/1.1 200 OK\r\n"+answer))
+		r.apply(ingress("web", 0, "- Prefix / web"))
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+r.plain+"/", nil)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			continue
+		}
+		if text, err := io.ReadAll(resp.Body); err == nil {
+			t.Errorf("%q: got %q as if it were whole", answer, text)
+		}
+		resp.Body.Close()
+	}
+}
+
+// rawBackend answers each connection's first request with octets and closes.
+func rawBackend(t testing.TB, text string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if q, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.Copy(io.Discard, q.Body)
+				_, _ = io.WriteString(c, text)
+			}
+			c.Close()
+		}
+	}()
+	return ln.Addr().String()
+}
+
+// closedPort is an address where nobody listens.
+func closedPort(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// I-41: an endpoint that cannot be reached is passed over, three at most; slow ones are 504; nothing is sent twice unsafely.
+func TestRequestsGoToTheNextEndpointWhereThatIsSafe(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	good := backend(t, func(w http.ResponseWriter, q *http.Request) {
+		text, _ := io.ReadAll(q.Body)
+		fmt.Fprintf(w, "good %s", text)
+	})
+	var asked atomic.Int64
+	dropping := backend(t, func(http.ResponseWriter, *http.Request) {
+		asked.Add(1)
+		panic(http.ErrAbortHandler)
+	})
+	r.expose("some", closedPort(t), closedPort(t), good)
+	r.expose("none", closedPort(t), closedPort(t), closedPort(t), closedPort(t))
+	r.expose("drop", dropping)
+	r.expose("half", dropping, good)
+	block := make(chan struct{})
+	r.expose("slow", backend(t, func(http.ResponseWriter, *http.Request) { <-block }))
+	t.Cleanup(func() { close(block) })
+	r.apply(annotate(ingress("web", 0, "- Prefix /some some", "- Prefix /none none", "- Prefix /slow slow", "- Prefix /drop drop", "- Prefix /half half"), "proxy-read-timeout", "50ms"))
+	for range 6 {
+		if got := r.get("a", "/some"); got.body != "good " {
+			t.Errorf("GET: got %d %s", got.StatusCode, got.body)
+		}
+		if got := r.do("POST", "a", "/some", "text"); got.body != "good text" {
+			t.Errorf("POST with an unsent body: got %d %s", got.StatusCode, got.body)
+		}
+		if got := r.get("a", "/half"); got.body != "good " {
+			t.Errorf("GET after a broken answer: got %d %s", got.StatusCode, got.body)
+		}
+	}
+	if got := r.get("a", "/none"); got.StatusCode != 502 {
+		t.Errorf("nobody listens: got %d, want 502", got.StatusCode)
+	}
+	if got := r.get("a", "/slow"); got.StatusCode != 504 {
+		t.Errorf("slow: got %d, want 504", got.StatusCode)
+	}
+	asked.Store(0)
+	if got := r.do("POST", "a", "/drop", "text"); got.StatusCode != 502 || asked.Load() != 1 {
+		t.Errorf("POST that broke: got %d after %d attempts, want 502 after 1", got.StatusCode, asked.Load())
+	}
+	r.c.access.flush()
+	if text := r.log.String(); !strings.Contains(text, "status=502 ") || !strings.Contains(text, "tries=3") {
+		t.Errorf("the log shows no 3 tries: %s", text)
+	}
+}
+
+// I-48: an ExternalName leads to that name.
+func TestAnExternalNameIsABackend(t *testing.T) {
+	t.Parallel()
+	at := named(t, "outside")
+	var asked atomic.Value
+	r := newRig(t, func(c *Config) {
+		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			asked.Store(address)
+			return (&net.Dialer{}).DialContext(ctx, network, at)
+		}
+	})
+	r.apply(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: "ext"},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "www.example.com"}}, ingress("web", 0, "- Prefix / ext"))
+	if got := r.get("a", "/"); got.body != "outside" || asked.Load() != "www.example.com:80" {
+		t.Errorf("got %d %s by way of %v", got.StatusCode, got.body, asked.Load())
+	}
+}
+
+// secretFor is a TLS Secret of a fresh certificate for hosts, and the pool that verifies it.
+func secretFor(t *testing.T, name string, hosts ...string) (*corev1.Secret, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: hosts, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{
+		corev1.TLSCertKey: text, corev1.TLSPrivateKeyKey: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw}),
+	}}, pool
+}
+
+// over asks by HTTPS with SNI, verifying against the pool (nil: not at all).
+func (r *rig) over(pool *x509.CertPool, host string, h2 bool) (answer, error) {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, InsecureSkipVerify: pool == nil}, Protocols: new(http.Protocols)} //nolint:gosec // a test
+	tr.Protocols.SetHTTP1(!h2)
+	tr.Protocols.SetHTTP2(h2)
+	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, r.secure)
+	}
+	defer tr.CloseIdleConnections()
+	req, _ := http.NewRequestWithContext(r.t.Context(), "GET", "https://"+host+"/", nil)
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp, string(text)}, err
+}
+
+// I-2, I-27, I-39: the certificate of the name asked for; changed without a restart; broken ones harm nobody; HTTP/2 by ALPN.
+func TestCertificatesFollowNamesAndSecrets(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Host, q.Header.Get("X-Forwarded-Proto")) }))
+	one, onePool := secretFor(t, "one", "one.example")
+	wild, wildPool := secretFor(t, "wild", "*.wild.example")
+	ing := ingress("web", 0, "- Prefix / web")
+	ing.Spec.TLS = []networkingv1.IngressTLS{{Hosts: []string{"one.example"}, SecretName: "one"}, {Hosts: []string{"*.wild.example"}, SecretName: "wild"},
+		{Hosts: []string{"broken.example"}, SecretName: "broken"}, {Hosts: []string{"missing.example"}, SecretName: "missing"}}
+	broken := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: "broken"}, Type: corev1.SecretTypeTLS,
+		Data: map[string][]byte{corev1.TLSCertKey: []byte("x"), corev1.TLSPrivateKeyKey: []byte("y")}}
+	r.apply(one, wild, broken, ing)
+	for _, h2 := range []bool{false, true} {
+		for host, pool := range map[string]*x509.CertPool{"one.example": onePool, "a.wild.example": wildPool, "broken.example": nil, "missing.example": nil, "other": nil} {
+			got, err := r.over(pool, host, h2)
+			if err != nil || got.body != host+"https" || (got.ProtoMajor == 2) != h2 {
+				t.Errorf("%s, HTTP/2 %v: got %q, %v", host, h2, got.body, err)
+			}
+		}
+	}
+	if _, err := r.over(wildPool, "a.b.wild.example", false); err == nil {
+		t.Error("a wildcard certificate stood for two labels")
+	}
+	if got := r.get("one.example", "/"); got.StatusCode != 200 {
+		t.Errorf("plain http for a host with TLS: got %d, want 200", got.StatusCode)
+	}
+	next, nextPool := secretFor(t, "one", "one.example")
+	r.apply(next)
+	if _, err := r.over(onePool, "one.example", false); err == nil {
+		t.Error("the old certificate is still served")
+	}
+	if _, err := r.over(nextPool, "one.example", false); err != nil {
+		t.Errorf("the new certificate: %v", err)
+	}
+}
+
+// I-39: h2c from the client, h2c and HTTPS to the backend, gRPC's trailers and streams.
+func TestHTTP2WithoutTLSBothWays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	b := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		line, _ := bufio.NewReader(q.Body).ReadString('\n')
+		fmt.Fprintf(w, "%s %s %s", q.Proto, q.Header.Get("Te"), line)
+		_ = http.NewResponseController(w).Flush()
+		w.Header().Set("Grpc-Status", "0")
+	}))
+	b.Config.Protocols = new(http.Protocols)
+	b.Config.Protocols.SetUnencryptedHTTP2(true)
+	b.Start()
+	t.Cleanup(b.Close)
+	r.expose("grpc", b.Listener.Addr().String())
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, "secret ", q.TLS != nil) }))
+	t.Cleanup(secure.Close)
+	r.expose("tls", secure.Listener.Addr().String())
+	r.expose("plain", backend(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Proto, q.RequestURI) }))
+	r.apply(annotate(ingress("grpc", 0, "grpc Prefix / grpc"), "backend-protocol", "GRPC"), annotate(ingress("tls", 0, "tls Prefix / tls"), "backend-protocol", "HTTPS"),
+		ingress("plain", 0, "plain Prefix / plain"))
+	h2c := &http.Transport{Protocols: new(http.Protocols)}
+	h2c.Protocols.SetUnencryptedHTTP2(true)
+	defer h2c.CloseIdleConnections()
+	for _, by := range []http.RoundTripper{h2c, http.DefaultTransport} {
+		ask := func(host, path string) answer {
+			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+r.plain+path, strings.NewReader("hello\n"))
+			req.Host = host
+			req.Header.Set("Te", "trailers")
+			return r.send(by, req)
+		}
+		got := ask("grpc", "/pkg.Svc/M")
+		if got.body != "HTTP/2.0 trailers hello\n" || (by == http.RoundTripper(h2c) && got.Trailer.Get("Grpc-Status") != "0") {
+			t.Errorf("gRPC: got %q, trailers %v", got.body, got.Trailer)
+		}
+		if got := ask("tls", "/"); got.body != "secret true" {
+			t.Errorf("HTTPS to the backend: got %d %q", got.StatusCode, got.body)
+		}
+		if got := ask("plain", "/a//b/%2e%2e/%2Fc?q=%20"); got.body != "HTTP/1.1/a//b/%2e%2e/%2Fc?q=%20" {
+			t.Errorf("HTTP/1.1 to the backend: got %d %q", got.StatusCode, got.body)
+		}
+	}
+}
+
+// I-45: a stopping ingress finishes what is under way and takes nothing new.
+func TestStoppingLetsRequestsFinish(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	began, finish := make(chan struct{}, 2), make(chan struct{})
+	r.expose("web", backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		began <- struct{}{}
+		<-finish
+		fmt.Fprint(w, "finished")
+	}))
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	got := make(chan string, 1)
+	go func() { got <- r.get("a", "/").body }()
+	<-began
+	r.stop()
+	r.until("nobody is let in", func() bool {
+		c, err := net.Dial("tcp", r.plain)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	close(finish)
+	if text := <-got; text != "finished" {
+		t.Errorf("got %q", text)
+	}
+	<-r.served
+}
+
+// I-46, I-35: no request is lost while Ingresses, endpoints and Secrets change under load.
+func TestNoRequestIsLostWhileEverythingChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	at := []string{named(t, "web"), named(t, "web"), named(t, "web")}
+	r.expose("web", at...)
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	var failed, done atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	tr := &http.Transport{MaxIdleConnsPerHost: 8}
+	defer tr.CloseIdleConnections()
+	for range 8 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				req, _ := http.NewRequest("POST", "http://"+r.plain+"/x", strings.NewReader("body"))
+				resp, err := tr.RoundTrip(req)
+				if err != nil {
+					failed.Add(1)
+					continue
+				}
+				text, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || string(text) != "web" {
+					failed.Add(1)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for i := range 100 {
+		secret, _ := secretFor(t, "cert", "web.example")
+		r.apply(annotate(ingress("web", 0, "- Prefix / web", fmt.Sprintf("h%d Prefix / web", i)), "proxy-body-size", fmt.Sprint(i+1, "m")),
+			slice("web", i%3, at[i%3], i%2 == 0), slice("web", (i+1)%3, at[(i+1)%3], true), secret)
+	}
+	cancel()
+	clients.Wait()
+	if failed.Load() != 0 || done.Load() < 100 {
+		t.Errorf("%d of %d requests were lost", failed.Load(), done.Load())
+	}
+}
+
+// I-49, I-50: each request has its line and is counted.
+func TestTheAccessLogAndTheCountersTellOfEachRequest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	at := named(t, "web")
+	r.expose("web", at)
+	r.apply(ingress("web", 0, "a Prefix / web"))
+	r.get("a", "/x?y=1")
+	r.get("b", "/")
+	r.until("both are counted", func() bool { return len(r.c.Stats()) == 2 })
+	r.c.access.flush()
+	want := fmt.Sprintf(" 127.0.0.1 GET a /x?y=1 HTTP/1.1 status=200 bytes=3 us=")
+	tail := fmt.Sprintf(" ingress=dev/web service=dev/web:80 endpoint=%s tries=1 id=", at)
+	if text := r.log.String(); !strings.Contains(text, want) || !strings.Contains(text, tail) || !strings.Contains(text, "status=404 ") {
+		t.Errorf("got %s", text)
+	}
+	var b strings.Builder
+	if err := r.c.WriteMetrics(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := `kubarium_ingress_requests_total{ingress="dev/web",service="dev/web:80",status="200"} 1`; !strings.Contains(b.String(), want) {
+		t.Errorf("got %s, want %s", b.String(), want)
+	}
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+
+	"kubarium.dev/node/podinit"
+)
+
+// startCommand makes the container and starts its command.
+func (c *container) startCommand(ctx context.Context, r *run, args []string) error {
+	box, err := c.makeSandbox(ctx, r)
+	if err != nil {
+		return err
+	}
+	main, out, err := c.launch(box, r, args)
+	if err != nil {
+		box.close()
+		return err
+	}
+	r.box = box
+	r.kill = func() { box.cmd.Process.Kill() }
+	r.finish = func(ctx context.Context) {
+		box.signal(main, r.stopSignal, false)
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			r.kill()
+			<-r.done
+		}
+	}
+	c.w.wg.Go(func() { // until every process that holds the output is gone
+		defer close(r.drained)
+		if out == nil {
+			if out = <-main.started; out == nil {
+				return // it could not be started
+			}
+			r.io.open(out, out)
+		}
+		defer out.Close()
+		copyAll(r.io, out)
+	})
+	c.w.wg.Go(func() {
+		result := <-main.exited
+		r.io.closeInput()
+		r.closeBox() // the container ends with its command
+		c.over(r, result)
+	})
+	return nil
+}
+
+// launch starts the command with the input and output it asks for, and returns where its output comes out; nil for a terminal,
+// which comes when it has been started.
+func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.File, error) {
+	command := podinit.Command{Args: args, TTY: c.spec.TTY}
+	if c.spec.TTY {
+		command.Env = []string{defaultTerm}
+		main, err := box.start(r.command(command), true)
+		return main, nil, err
+	}
+	in, err := c.input(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer syscall.Close(in)
+	out, theirs, err := pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer syscall.Close(theirs)
+	main, err := box.start(r.command(command), true, in, theirs, theirs)
+	if err != nil {
+		out.Close()
+		return nil, nil, err
+	}
+	return main, out, nil
+}
+
+// input is the command's standard input: what attached clients write, if the container asks for that, else nothing.
+func (c *container) input(r *run) (int, error) {
+	if !c.spec.Stdin {
+		fd, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		return fd, os.NewSyscallError("open /dev/null", err)
+	}
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+		return -1, os.NewSyscallError("pipe", err)
+	}
+	if err := syscall.SetNonblock(fds[1], true); err != nil {
+		return -1, err
+	}
+	r.io.open(os.NewFile(uintptr(fds[1]), "input"), nil)
+	return fds[0], nil
+}
+
+// makeSandbox makes the processes' place of a run in the pod's namespace. It may be called from any goroutine.
+func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
+	w := c.w
+	net, pod := w.net.Load(), w.latest.Load()
+	if net == nil {
+		return nil, errSandboxEnded
+	}
+	if !pod.Spec.HostNetwork {
+		if err := openPorts(net); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.volumes.check(ctx, w.withAddresses(), true); err != nil {
+		return nil, err
+	}
+	mounts, err := w.volumes.mounts(c.spec, r.env)
+	if err != nil {
+		return nil, err
+	}
+	resolv, _ := ResolvConf(pod, w.n.resolver)
+	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: podinit.Setup{
+		Hostname: w.n.hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
+		Root: r.root, Mounts: mounts, Frozen: frozen(c.spec), Drop: dropped(c.spec),
+		Files: []podinit.File{
+			{Path: "/etc/resolv.conf", Content: resolv},
+			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},
+			{Path: "/etc/hostname", Content: w.n.hostname(pod) + "\n"},
+		},
+	}})
+}
+
+// openPorts lets the container's processes listen on ports below 1024 and ping: they have no privilege over the network
+// namespace, which belongs to this process's user namespace.
+func openPorts(net *podNet) error {
+	if err := net.NS.Sysctl("net.ipv4.ip_unprivileged_port_start", "0"); err != nil {
+		return err
+	}
+	groups := "0 0"
+	if multiUser() {
+		groups = fmt.Sprint("0 ", idRange-1)
+	}
+	return net.NS.Sysctl("net.ipv4.ping_group_range", groups)
+}
