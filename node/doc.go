@@ -6,9 +6,13 @@
 //	f, err := node.NewFabric(ctx, node.FabricConfig{...})
 //	n, err := f.AddNode(ctx, node.NodeConfig{Name: "n1", Store: s, ...})
 //	err = n.Run(ctx) // blocks
+//	err = n.Stop()   // takes its power away; Start gives it back
+//	err = f.Partition("n1"); err = f.Heal()
 //
 // A container with a command is a real process behind kubarium.dev/node/podinit; one without is the built-in application of
 // kubarium.dev/node/app, served by this process on sockets of the pod's namespace. Whatever runs here ends with the process.
 //
-// It pulls no images and makes no decision about where a pod goes.
+// Volumes lie in a tmpfs of this process's own mount namespace, so Run needs one that is private. Images are those of package
+// node/image; it pulls none. Requests and limits are shown and not enforced: there are no cgroups. It
+// makes no decision about where a pod goes.
 package node
