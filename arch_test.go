@@ -38,15 +38,17 @@ var floors = map[string]int{
 
 // owners names the one package that may import an outside library, tests aside.
 var owners = map[string][]string{
-	"go.etcd.io/bbolt":             {"store"},
-	"github.com/google/nftables":   {"proxy"},
-	"github.com/miekg/dns":         {"dns"},
-	"github.com/spf13/cobra":       {"cmd/kubarium/cli"},
-	"gopkg.in/yaml.v3":             {"api", "cluster"},
-	"k8s.io/kubectl":               {"cmd/kubarium/cli"},
-	"k8s.io/apiserver":             {},
-	"k8s.io/kubernetes":            {},
-	"github.com/gorilla/websocket": {"apiserver"},
+	"go.etcd.io/bbolt":                       {"store"},
+	"github.com/google/nftables":             {"proxy"},
+	"github.com/miekg/dns":                   {"dns"},
+	"github.com/spf13/cobra":                 {"cmd/kubarium/cli"},
+	"gopkg.in/yaml.v3":                       {"api", "cluster"},
+	"k8s.io/kubectl":                         {"cmd/kubarium/cli"},
+	"k8s.io/apiserver":                       {},
+	"k8s.io/kubernetes":                      {},
+	"github.com/gorilla/websocket":           {"apiserver"},
+	"github.com/valyala/fasthttp":            {"ingress"},
+	"github.com/google/go-containerregistry": {"node/image"},
 }
 
 // packages lists every package of the module with what it imports, without its tests.

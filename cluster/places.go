@@ -95,6 +95,29 @@ func (c *Cluster) Exec(ctx context.Context, r apiserver.ExecRequest) error {
 	return handOver(ctx, r, m.Exec)
 }
 
+// Attach joins a container's own command: the API server's pods/attach.
+func (c *Cluster) Attach(ctx context.Context, r apiserver.AttachRequest) error {
+	m, err := c.nodeOf(r.Namespace, r.Pod)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return m.Attach(ctx, node.AttachRequest{
+		Namespace: r.Namespace, Pod: r.Pod, Container: r.Container, Stdin: r.Stdin, Stdout: r.Stdout, Resize: resize(ctx, r.Resize),
+	})
+}
+
+// PortForward connects to a port of a pod: the API server's pods/portforward.
+func (c *Cluster) PortForward(ctx context.Context, r apiserver.PortForwardRequest) error {
+	m, err := c.nodeOf(r.Namespace, r.Pod)
+	if err != nil {
+		r.Conn.Close()
+		return err
+	}
+	return m.PortForward(ctx, node.PortForwardRequest(r))
+}
+
 // Logs copies a container's log: the API server's pods/log.
 func (c *Cluster) Logs(ctx context.Context, r apiserver.LogRequest) error {
 	m, err := c.nodeOf(r.Namespace, r.Pod)
@@ -120,27 +143,32 @@ func (c *Cluster) shell(ctx context.Context, place string, r apiserver.ExecReque
 	return handOver(ctx, r, m.ExecHere)
 }
 
+// resize hands terminal sizes on until ctx ends; nil for none.
+func resize(ctx context.Context, from <-chan apiserver.Size) <-chan node.Size {
+	if from == nil {
+		return nil
+	}
+	sizes := make(chan node.Size)
+	go func() {
+		defer close(sizes)
+		for s := range from {
+			select {
+			case sizes <- node.Size(s):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return sizes
+}
+
 // handOver gives a request of the API server to a node, which has its own words for the same.
 func handOver(ctx context.Context, r apiserver.ExecRequest, run func(context.Context, node.ExecRequest) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var sizes chan node.Size
-	if r.Resize != nil {
-		sizes = make(chan node.Size)
-		go func() {
-			defer close(sizes)
-			for s := range r.Resize {
-				select {
-				case sizes <- node.Size(s):
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
 	err := run(ctx, node.ExecRequest{
 		Namespace: r.Namespace, Pod: r.Pod, Container: r.Container, Command: r.Command,
-		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, TTY: r.TTY, Resize: sizes,
+		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, TTY: r.TTY, Resize: resize(ctx, r.Resize),
 	})
 	var exit *node.ExitError
 	if errors.As(err, &exit) {

@@ -233,6 +233,42 @@ func canary(s *story) {
 	s.claim(len(marks) >= 3, "each change is marked", marks)
 }
 
+// ingress asks through the ingress, from the host: the first published address of it.
+func ingress(s *story) {
+	var st struct {
+		Published []struct{ Service, Host string }
+	}
+	if err := json.Unmarshal([]byte(s.quiet("status", "-o", "json").out), &st); err != nil {
+		s.claim(false, "status -o json is JSON", err)
+		return
+	}
+	at := ""
+	for _, p := range st.Published {
+		if p.Service == "the ingress:http" {
+			at = p.Host
+			break
+		}
+	}
+	s.kubarium("get", "ingress", "-n", "prod")
+	get := func(host, path string) string {
+		words := []string{"-s", "--max-time", "5", "-H", "Host: " + host, "http://" + at + path}
+		fmt.Printf("$ curl %s\n", quote(words))
+		out := s.command("curl", words...).out
+		show(strings.SplitN(out, "\n", 2)[0])
+		return out
+	}
+	for _, one := range []struct{ host, path, pod string }{
+		{"www.example.com", "/", "shop-"}, {"www.example.com", "/voy/today", "voyager-"}, {"ent.example.com", "/", "enterprise-"},
+	} {
+		out := get(one.host, one.path)
+		s.claim(strings.HasPrefix(out, "pod: "+one.pod), one.host+one.path+" leads to a pod of "+strings.TrimSuffix(one.pod, "-"), out)
+	}
+	s.kubarium("patch", "ingress", "site", "-n", "prod", "--type=json", "-p", `[{"op":"replace","path":"/spec/rules/0/http/paths/1/backend/service/name","value":"ent"}]`)
+	s.done(s.quiet("wait", "--for=programmed", "--all"), "programmed")
+	out := get("www.example.com", "/voy/today")
+	s.claim(strings.HasPrefix(out, "pod: enterprise-"), "the change is in effect at once", out)
+}
+
 func brokenManifests(s *story) {
 	revision := func() string {
 		return s.value("get", "services,configmaps", "-A", "-o", "jsonpath={.items[*].metadata.resourceVersion}")

@@ -58,5 +58,6 @@ var chapters = []struct {
 	{"Headless: the pods' own names", headless},
 	{"Namespaces do not isolate traffic", isolation},
 	{"Canary: labels and selectors move traffic", canary},
+	{"Ingress: hosts and paths", ingress},
 	{"Broken manifests change nothing", brokenManifests},
 }
