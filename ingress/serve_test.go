@@ -630,7 +630,7 @@ func TestTheAccessLogAndTheCountersTellOfEachRequest(t *testing.T) {
 	r.get("b", "/")
 	r.until("both are counted", func() bool { return len(r.c.Stats()) == 2 })
 	r.c.access.flush()
-	want := fmt.Sprintf(" 127.0.0.1 GET a /x?y=1 HTTP/1.1 status=200 bytes=3 us=")
+	want := " 127.0.0.1 GET a /x?y=1 HTTP/1.1 status=200 bytes=3 us="
 	tail := fmt.Sprintf(" ingress=dev/web service=dev/web:80 endpoint=%s tries=1 id=", at)
 	if text := r.log.String(); !strings.Contains(text, want) || !strings.Contains(text, tail) || !strings.Contains(text, "status=404 ") {
 		t.Errorf("got %s", text)
