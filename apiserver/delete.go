@@ -206,6 +206,13 @@ func (s *Server) evict(c *call) error {
 	}
 	c.accept.as = ""
 	return s.finishAction(c, func(tx *store.Tx) error {
+		pod, err := tx.Get(c.kind, c.namespace, c.name)
+		if err != nil {
+			return err
+		}
+		if err := admitEviction(tx, pod.(*corev1.Pod)); err != nil {
+			return err
+		}
 		return tx.Delete(c.kind, c.namespace, c.name, opts)
 	})
 }

@@ -42,7 +42,15 @@ type cluster struct {
 // start brings a cluster up with namespaces default and dev; it is gone when the test ends.
 func start(t *testing.T, change ...func(*apiserver.Config)) *cluster {
 	t.Helper()
-	db, err := store.Open(filepath.Join(t.TempDir(), "store.db"), store.Options{NoSync: true})
+	return startOn(t, store.Options{NoSync: true}, change...)
+}
+
+// startDurable is start with a disk that is synced.
+func startDurable(t testing.TB) *cluster { return startOn(t, store.Options{}) }
+
+func startOn(t testing.TB, o store.Options, change ...func(*apiserver.Config)) *cluster {
+	t.Helper()
+	db, err := store.Open(filepath.Join(t.TempDir(), "store.db"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +97,7 @@ func start(t *testing.T, change ...func(*apiserver.Config)) *cluster {
 }
 
 // put writes an object into the store, past the API.
-func (c *cluster) put(t *testing.T, obj api.Object) {
+func (c *cluster) put(t testing.TB, obj api.Object) {
 	t.Helper()
 	if _, err := c.store.Update(t.Context(), func(tx *store.Tx) error { return tx.Create(obj) }); err != nil {
 		t.Fatal(err)
@@ -193,7 +201,7 @@ func (c *cluster) refused(t *testing.T, args ...string) string {
 	return stdout + stderr
 }
 
-func write(t *testing.T, path, content string) {
+func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)

@@ -12,10 +12,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"kubarium.dev/api"
 )
 
 // The figures of issue 6: requests a second with small answers, 64 kept connections, by wrk; the same backend behind nginx, behind
@@ -116,4 +120,61 @@ func load(b *testing.B, at string) (rate, p99 float64) {
 		p99 *= map[string]float64{"us": 1, "ms": 1e3, "s": 1e6}[string(m[2])]
 	}
 	return rate, p99
+}
+
+// What the ingress adds to a request at 1,000 a second, one connection, beside the same requests to the backend itself.
+func BenchmarkAddedLatency(b *testing.B) {
+	target := quickBackend(b)
+	r := newRig(b, func(c *Config) { c.AccessLog = io.Discard })
+	r.expose("web", target)
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	for b.Loop() {
+		direct, through := paced(b, target), paced(b, r.plain)
+		b.ReportMetric(float64(through[len(through)/2]-direct[len(direct)/2])/1e3, "added-p50-us")
+		b.ReportMetric(float64(through[len(through)*99/100]-direct[len(direct)*99/100])/1e3, "added-p99-us")
+		b.ReportMetric(float64(direct[len(direct)*99/100])/1e3, "direct-p99-us")
+	}
+}
+
+// paced is the sorted times of 3,000 requests, one each millisecond.
+func paced(b *testing.B, at string) []time.Duration {
+	b.Helper()
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	var all []time.Duration
+	buffer := make([]byte, 4096)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 3000 {
+		<-tick.C
+		began := time.Now()
+		if _, err := io.WriteString(c, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			b.Fatal(err)
+		}
+		if n, err := c.Read(buffer); err != nil || !strings.HasSuffix(string(buffer[:n]), "backend\n") {
+			b.Fatalf("got %q, %v", buffer[:n], err)
+		}
+		all = append(all, time.Since(began))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A change of one Ingress among 1,000, until requests follow it.
+func BenchmarkAChangeAmongAThousandIngresses(b *testing.B) {
+	r := newRig(b, nil)
+	r.expose("web", quickBackend(b))
+	var all []api.Object
+	for i := range 1000 {
+		all = append(all, ingress(fmt.Sprint("web-", i), i, fmt.Sprintf("h%d.example Prefix / web", i)))
+	}
+	r.apply(all...)
+	n := 0
+	for b.Loop() {
+		n++
+		r.apply(ingress("web-7", 7, fmt.Sprintf("n%d.example Prefix / web", n)))
+	}
 }

@@ -41,7 +41,10 @@ func Compile(ingresses []*networkingv1.Ingress, from Sources) ([]Route, []Proble
 func byAge(ingresses []*networkingv1.Ingress) []*networkingv1.Ingress {
 	sorted := slices.Clone(ingresses)
 	slices.SortFunc(sorted, func(a, b *networkingv1.Ingress) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(api.Name(a), api.Name(b)))
+		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return sorted
 }
@@ -167,9 +170,7 @@ func merge(all []*compiled) ([]Route, []Problem) {
 	}
 	taken := map[pathKey]bool{}
 	for _, c := range canaries {
-		for _, p := range join(routes, c, taken) {
-			problems = append(problems, p)
-		}
+		problems = append(problems, join(routes, c, taken)...)
 	}
 	return routes, problems
 }

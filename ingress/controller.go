@@ -133,6 +133,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.background(ctx)
 	}()
 	defer func() { <-done }()
+	defer c.hangUp()
 	for {
 		err := c.follow(ctx)
 		switch {
@@ -142,6 +143,19 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.log.Warn("ingress: fell behind the store, reading it anew")
 		default:
 			return fmt.Errorf("ingress: follow the store: %w", err)
+		}
+	}
+}
+
+// hangUp ends the idle connections to backends; those in use end after their answers.
+func (c *Controller) hangUp() {
+	c.full.close()
+	if c.model == nil {
+		return
+	}
+	for _, s := range c.model.live {
+		for _, e := range s.places.Load().endpoints {
+			e.pool.close()
 		}
 	}
 }

@@ -75,13 +75,31 @@ func (v *verdict) use(b *Backend) {
 
 // filter applies what stands before the backend; true means that the request is answered.
 func (c *Controller) filter(f *Filters, q *Request, length int64, v *verdict) bool {
-	in := func(p netip.Prefix) bool { return p.Contains(q.Client.Unmap()) }
 	v.fields = append(v.fields, f.AnswerHeaders...)
+	if c.guard(f, q, v) || f.lead(q, v) || f.admit(q, length, v) {
+		return true
+	}
+	if f.Rewrite != nil {
+		v.rewrite(f.Rewrite, q)
+	}
+	return false
+}
+
+// guard looks at where a request comes from, and how often.
+func (c *Controller) guard(f *Filters, q *Request, v *verdict) bool {
+	in := func(p netip.Prefix) bool { return p.Contains(q.Client.Unmap()) }
 	switch {
 	case slices.ContainsFunc(f.Deny, in), len(f.Allow) > 0 && !slices.ContainsFunc(f.Allow, in):
 		v.answer(http.StatusForbidden, "the client's address is not allowed")
 	case f.RequestsPerSecond > 0 && !c.limits.allow(v.rule.Ingress, q.Client, f.RequestsPerSecond):
 		v.answer(http.StatusTooManyRequests, "too many requests", Field{"Retry-After", "1"})
+	}
+	return v.status != 0
+}
+
+// lead answers with the way to somewhere else.
+func (f *Filters) lead(q *Request, v *verdict) bool {
+	switch {
 	case f.CORS != nil && f.CORS.apply(q, v):
 		v.answer(http.StatusNoContent, "preflight")
 	case f.HTTPS && !q.TLS:
@@ -90,18 +108,19 @@ func (c *Controller) filter(f *Filters, q *Request, length int64, v *verdict) bo
 		v.answer(f.Redirect.Status, "redirected", Field{"Location", f.Redirect.Location})
 	case f.AppRoot != "" && q.Path == "/":
 		v.answer(http.StatusFound, "redirected to the application's root", Field{"Location", f.AppRoot})
+	}
+	return v.status != 0
+}
+
+// admit looks at who a request is from, and what it carries.
+func (f *Filters) admit(q *Request, length int64, v *verdict) bool {
+	switch {
 	case f.Auth != nil && !f.Auth.allows(q.Header.Get("Authorization")):
 		v.answer(http.StatusUnauthorized, "a name and a password are asked for", Field{"WWW-Authenticate", "Basic realm=" + strconv.Quote(f.Auth.Realm)})
 	case f.MaxBody > 0 && length > f.MaxBody:
 		v.answer(http.StatusRequestEntityTooLarge, "the body is too large")
 	}
-	if v.status != 0 {
-		return true
-	}
-	if f.Rewrite != nil {
-		v.rewrite(f.Rewrite, q)
-	}
-	return false
+	return v.status != 0
 }
 
 // rewrite replaces the path by the target, with what the pattern's groups caught.

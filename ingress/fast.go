@@ -38,7 +38,6 @@ type exchange struct {
 	verdict verdict
 	entry   entry
 	http10  bool
-	id      [16]byte
 	tried   []*endpoint
 	began   bool // a part of the body has been taken from the client
 }

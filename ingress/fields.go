@@ -90,47 +90,59 @@ type framing struct {
 // chunked, an unclear host (RFC 9112, 3.2, 6.1 and 6.3).
 func readFraming(fs rawFields, http10 bool) (framing, error) {
 	f := framing{}
-	hosts, lengths, codings := 0, 0, 0
-	upgrade, connection := false, false
+	var n counts
 	for i := range fs {
-		name, value := fs[i].name, fs[i].value
-		switch {
-		case equalFold(name, "Host"):
-			hosts++
-			f.host = string(value)
-		case equalFold(name, "Content-Length"):
-			lengths++
-			n, ok := number(value)
-			if !ok {
-				return f, errLengths
-			}
-			f.length = n
-		case equalFold(name, "Transfer-Encoding"):
-			codings++
-			if !equalFold(value, "chunked") {
-				return f, errEncoding
-			}
-		case equalFold(name, "Upgrade"):
-			upgrade = equalFold(value, "websocket")
-		case equalFold(name, "Connection"):
-			connection = connection || hasToken(value, "upgrade")
-		case equalFold(name, "TE"):
-			f.trailer = f.trailer || hasToken(value, "trailers")
+		if err := f.note(&n, fs[i].name, fs[i].value); err != nil {
+			return f, err
 		}
 	}
 	switch {
-	case hosts > 1, hosts == 0 && !http10, !validHost(f.host):
+	case n.hosts > 1, n.hosts == 0 && !http10, !validHost(f.host):
 		return f, errHost
-	case lengths > 1, lengths > 0 && codings > 0:
+	case n.lengths > 1, n.lengths > 0 && n.codings > 0:
 		return f, errLengths
-	case codings > 1, codings > 0 && http10:
+	case n.codings > 1, n.codings > 0 && http10:
 		return f, errEncoding
 	}
-	if codings > 0 {
+	if n.codings > 0 {
 		f.length = -1
 	}
-	f.upgrade = upgrade && connection && f.length == 0 && !http10
+	f.upgrade = n.upgrade && n.connection && f.length == 0 && !http10
 	return f, nil
+}
+
+// counts is how often the fields that matter came.
+type counts struct {
+	hosts, lengths, codings int
+	upgrade, connection     bool
+}
+
+// note takes one field.
+func (f *framing) note(n *counts, name, value []byte) error {
+	switch {
+	case equalFold(name, "Host"):
+		n.hosts++
+		f.host = string(value)
+	case equalFold(name, "Content-Length"):
+		n.lengths++
+		length, ok := number(value)
+		if !ok {
+			return errLengths
+		}
+		f.length = length
+	case equalFold(name, "Transfer-Encoding"):
+		n.codings++
+		if !equalFold(value, "chunked") {
+			return errEncoding
+		}
+	case equalFold(name, "Upgrade"):
+		n.upgrade = equalFold(value, "websocket")
+	case equalFold(name, "Connection"):
+		n.connection = n.connection || hasToken(value, "upgrade")
+	case equalFold(name, "TE"):
+		f.trailer = f.trailer || hasToken(value, "trailers")
+	}
+	return nil
 }
 
 // number reads digits and nothing else.
@@ -180,33 +192,26 @@ func validTarget(target []byte) bool {
 	return len(target) > 0
 }
 
-// hopByHop are the fields of one connection (RFC 9110, 7.6.1), and those that the ingress writes itself.
+// connectionFields are the fields of one connection (RFC 9110, 7.6.1), and those that the ingress writes itself, by their length.
+var connectionFields = func() (byLength [20][]string) {
+	for _, name := range []string{
+		"TE", "Host", "Expect", "Upgrade", "X-Real-IP", "Connection", "Keep-Alive", "X-Request-ID", "Content-Length", "X-Forwarded-For", "Proxy-Connection",
+		"X-Forwarded-Host", "X-Forwarded-Port", "Transfer-Encoding", "X-Forwarded-Proto", "X-Forwarded-Prefix",
+	} {
+		byLength[len(name)] = append(byLength[len(name)], name)
+	}
+	return byLength
+}()
+
+// hopByHop tells whether a field stays with this connection.
 func hopByHop(name []byte) bool {
-	switch len(name) {
-	case 2:
-		return equalFold(name, "TE")
-	case 4:
-		return equalFold(name, "Host")
-	case 6:
-		return equalFold(name, "Expect")
-	case 7:
-		return equalFold(name, "Upgrade")
-	case 9:
-		return equalFold(name, "X-Real-IP")
-	case 10:
-		return equalFold(name, "Connection") || equalFold(name, "Keep-Alive")
-	case 12:
-		return equalFold(name, "X-Request-ID")
-	case 14:
-		return equalFold(name, "Content-Length")
-	case 15:
-		return equalFold(name, "X-Forwarded-For")
-	case 16:
-		return equalFold(name, "Proxy-Connection") || equalFold(name, "X-Forwarded-Host") || equalFold(name, "X-Forwarded-Port")
-	case 17:
-		return equalFold(name, "Transfer-Encoding") || equalFold(name, "X-Forwarded-Proto")
-	case 18:
-		return equalFold(name, "X-Forwarded-Prefix")
+	if len(name) >= len(connectionFields) {
+		return false
+	}
+	for _, known := range connectionFields[len(name)] {
+		if equalFold(name, known) {
+			return true
+		}
 	}
 	return false
 }

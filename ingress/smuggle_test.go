@@ -154,7 +154,7 @@ func TestSlowClientsAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := io.ReadAll(c)
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if isTimeout(err) {
 			t.Errorf("%q: the connection was left open", text)
 		}
 		if strings.HasPrefix(text, "POST") && !strings.Contains(string(answer), " 408 ") {

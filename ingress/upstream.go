@@ -26,9 +26,6 @@ const (
 	upstreamBuffer = 16 << 10
 )
 
-// errStale is a connection from the pool that the backend had closed before the request: it may be sent again.
-var errStale = errors.New("the backend closed the idle connection")
-
 // pool is the idle connections of one endpoint, the last used on top.
 type pool struct {
 	mu     sync.Mutex // guards the rest
