@@ -56,11 +56,11 @@ func NewAuthority(hosts ...string) (*Authority, error) {
 }
 
 // LoadOrCreateAuthority reads the authority kept in dir, or makes one and keeps it there: the folder with mode 0700, each file
-// 0600. hosts are as for NewAuthority and count only when it is made.
+// 0600. hosts are as for NewAuthority; when they change, the server gets a new certificate and all else stays.
 func LoadOrCreateAuthority(dir string, hosts ...string) (*Authority, error) {
 	files, err := readFiles(dir)
 	if err == nil {
-		return parseAuthority(files)
+		return loadAuthority(dir, files, hosts)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read certificates: %w", err)
@@ -69,6 +69,26 @@ func LoadOrCreateAuthority(dir string, hosts ...string) (*Authority, error) {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
 	if err := writeFiles(dir, files); err != nil {
+		return nil, fmt.Errorf("keep certificates: %w", err)
+	}
+	return parseAuthority(files)
+}
+
+// loadAuthority gives the server a new certificate if the kept one does not name all hosts: a cluster may come back at other
+// addresses.
+func loadAuthority(dir string, files map[string][]byte, hosts []string) (*Authority, error) {
+	a, err := parseAuthority(files)
+	if err != nil {
+		return nil, err
+	}
+	named := func(host string) bool { return a.server.Leaf.VerifyHostname(host) == nil }
+	if !slices.ContainsFunc(hosts, func(host string) bool { return !named(host) }) {
+		return a, nil
+	}
+	if files["server.crt"], files["server.key"], err = issueServer(a.ca, a.caKey, hosts); err != nil {
+		return nil, fmt.Errorf("make the server's certificate: %w", err)
+	}
+	if err := writeFiles(dir, map[string][]byte{"server.crt": files["server.crt"], "server.key": files["server.key"]}); err != nil {
 		return nil, fmt.Errorf("keep certificates: %w", err)
 	}
 	return parseAuthority(files)
@@ -149,12 +169,12 @@ func writeFiles(dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	for _, name := range authorityFiles {
+	for name, raw := range files {
 		path := filepath.Join(dir, name)
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := os.WriteFile(path, files[name], 0o600); err != nil {
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			return err
 		}
 	}
@@ -174,10 +194,7 @@ func issue(hosts []string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := leaf(pkix.Name{CommonName: "kube-apiserver"}, x509.ExtKeyUsageServerAuth)
-	addHosts(server, append([]string{"127.0.0.1", "::1", "localhost", "10.96.0.1", "kubernetes", "kubernetes.default",
-		"kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, hosts...))
-	serverCert, serverKey, err := sign(server, ca, key)
+	serverCert, serverKey, err := issueServer(ca, key, hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +209,14 @@ func issue(hosts []string) (map[string][]byte, error) {
 		"ca.crt": caCert, "ca.key": caKey, "server.crt": serverCert, "server.key": serverKey,
 		"admin.crt": adminCert, "admin.key": adminKey, "token": []byte(hex.EncodeToString(token)),
 	}, nil
+}
+
+// issueServer makes the server's certificate.
+func issueServer(ca *x509.Certificate, key *ecdsa.PrivateKey, hosts []string) (cert, certKey []byte, err error) {
+	server := leaf(pkix.Name{CommonName: "kube-apiserver"}, x509.ExtKeyUsageServerAuth)
+	addHosts(server, append([]string{"127.0.0.1", "::1", "localhost", "10.96.0.1", "kubernetes", "kubernetes.default",
+		"kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, hosts...))
+	return sign(server, ca, key)
 }
 
 func leaf(subject pkix.Name, usage x509.ExtKeyUsage) *x509.Certificate {

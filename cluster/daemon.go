@@ -25,10 +25,18 @@ func DaemonAttr() *syscall.SysProcAttr {
 	return attr
 }
 
+// Leftover is one thing that outlived its cluster. A process (PID is not 0) may only be about to end.
+type Leftover struct {
+	PID  int
+	What string
+}
+
+func (l Leftover) String() string { return l.What }
+
 // Leftovers looks over the machine for what a cluster that ended should have taken with it: processes that stand in one of its
 // network namespaces (by inode), and mounts of its state. A network namespace that no process holds is gone, and with it its
 // interfaces, routes and nftables objects.
-func Leftovers(namespaces []uint64, stateDir string) ([]string, error) {
+func Leftovers(namespaces []uint64, stateDir string) ([]Leftover, error) {
 	ours := map[string]bool{}
 	for _, inode := range namespaces {
 		ours["net:["+strconv.FormatUint(inode, 10)+"]"] = true
@@ -37,9 +45,12 @@ func Leftovers(namespaces []uint64, stateDir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var left []string
+	var left []Leftover
 	for _, p := range procs {
-		left = append(left, heldBy(p, ours)...)
+		pid, _ := strconv.Atoi(filepath.Base(p))
+		for _, what := range heldBy(p, ours) {
+			left = append(left, Leftover{PID: pid, What: what})
+		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -47,7 +58,7 @@ func Leftovers(namespaces []uint64, stateDir string) ([]string, error) {
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, " "+stateDir+"/") {
-			left = append(left, "mount "+strings.Fields(line)[4])
+			left = append(left, Leftover{What: "mount " + strings.Fields(line)[4]})
 		}
 	}
 	return left, nil

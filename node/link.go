@@ -97,6 +97,11 @@ func (l *link) connect(to *link, there netlink.LinkAttrs, addr netip.Prefix, mac
 	if err := l.netlink.LinkSetUp(eth0); err != nil {
 		return 0, fmt.Errorf("set eth0 up: %w", err)
 	}
+	// The end that was up first has a carrier only now, and drops what it should send until the kernel's link watch has run. To
+	// ask for the link makes it run (rtnl_getlink, since Linux 6.8), so that not even a first packet is lost.
+	if _, err := to.netlink.LinkByIndex(veth.Index); err != nil {
+		return 0, fmt.Errorf("look at the interface %s: %w", there.Name, err)
+	}
 	l.eth0 = eth0.Attrs().Index
 	return veth.Index, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"kubarium.dev/node/netns"
 )
@@ -185,6 +186,45 @@ func TestAPodFollowsAnotherAtItsAddress(t *testing.T) {
 		if err := p.close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A packet that is sent the moment a pod's network stands arrives, and so does the answer.
+func TestAFreshPodLosesNoPacket(t *testing.T) {
+	t.Parallel()
+	f := newWire(t)
+	m := f.newMachine(t, 1)
+	server, err := m.ns().ListenPacket(t.Context(), "udp4", netip.AddrPortFrom(m.addr, 53).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 64)
+		for {
+			n, from, err := server.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			server.WriteTo(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { server.Close(); <-done })
+	for i := range 100 {
+		p := m.newPod(t)
+		conn, err := p.NS.DialContext(t.Context(), "udp4", server.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "hello")
+		if _, err := conn.Read(make([]byte, 64)); err != nil {
+			t.Errorf("pod %d: %v", i, err)
+		}
+		conn.Close()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,7 +82,7 @@ func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
 	if err := a.unmergeKubeconfig(st); err != nil {
 		return err
 	}
-	left, err := cluster.Leftovers(last.Namespaces, st.dir)
+	left, err := leftovers(ctx, last.Namespaces, st.dir)
 	if err != nil {
 		return err
 	}
@@ -99,6 +100,36 @@ func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
 	}
 	fmt.Fprintln(a.err, "nothing is left: no process, namespace, interface, route, nftables object or mount")
 	return nil
+}
+
+// leftovers is what stays for good. A pod's process ends when it finds its daemon gone, which may be a moment after the daemon.
+func leftovers(ctx context.Context, namespaces []uint64, dir string) ([]cluster.Leftover, error) {
+	until := time.Now().Add(downGrace)
+	for {
+		left, err := cluster.Leftovers(namespaces, dir)
+		i := slices.IndexFunc(left, func(l cluster.Leftover) bool { return l.PID != 0 })
+		if err != nil || i < 0 {
+			return left, err
+		}
+		ended, err := waitProcess(ctx, left[i].PID, time.Until(until))
+		if err != nil || !ended {
+			return left, err
+		}
+	}
+}
+
+// waitProcess returns true when a process has ended, false when it has not within d.
+func waitProcess(ctx context.Context, pid int, d time.Duration) (bool, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	n, err := poll(ctx, fd, d)
+	return n > 0, err
 }
 
 // endProcess asks a process to end, waits, and kills it after downGrace.

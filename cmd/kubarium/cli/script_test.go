@@ -112,7 +112,7 @@ func nothingLeft(ts *testscript.TestScript, neg bool, words []string) {
 	raw, err := os.ReadFile(ts.MkAbs("killed.json"))
 	ts.Check(err)
 	ts.Check(json.Unmarshal(raw, &r))
-	left, err := cluster.Leftovers(r.Namespaces, scriptState(ts, words).dir)
+	left, err := leftovers(context.Background(), r.Namespaces, scriptState(ts, words).dir)
 	ts.Check(err)
 	if len(left) > 0 {
 		ts.Fatalf("left behind: %v", left)
