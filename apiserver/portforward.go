@@ -89,8 +89,8 @@ func (s *Server) tunnel(ctx context.Context, conn *websocket.Conn, pod *corev1.P
 	}
 	cancel()
 	session.Close()
-	f.mu.Lock() // whoever is starting a connection has done so, or sees that it is over
-	f.mu.Unlock()
+	f.mu.Lock()   // whoever is starting a connection has done so, or sees that it is over
+	f.mu.Unlock() //nolint:staticcheck // SA2001: to have had the lock is the point
 	f.running.Wait()
 }
 

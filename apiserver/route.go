@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -32,15 +33,7 @@ type call struct {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.running.Add(1)
 	defer s.running.Done()
-	defer func() {
-		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
-				panic(p)
-			}
-			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			s.fail(w, r, apierrors.NewInternalError(errPanic))
-		}
-	}()
+	defer s.recoverFrom(w, r)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	if s.serveOpen(w, r) {
 		return
@@ -53,28 +46,45 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	if err := s.serveKnown(w, r, who); err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+// recoverFrom answers a request whose handler panicked. net/http's own way to hang up goes on.
+func (s *Server) recoverFrom(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(p)
+	}
+	s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+	s.fail(w, r, apierrors.NewInternalError(errPanic))
+}
+
+// serveKnown sends the request of a caller who is known to the part that answers it.
+func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, who caller) error {
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	asked := action{verb: strings.ToLower(r.Method), path: r.URL.Path}
 	below := strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/")
 	switch {
 	case !below && path != "" && !s.allowed(who, asked):
-		err = errForbidden(who, asked)
+		return errForbidden(who, asked)
 	case below:
-		err = s.serveGroups(w, r, who)
+		return s.serveGroups(w, r, who)
 	case path == "/api" || path == "/apis":
-		err = s.serveRootDiscovery(w, r, path)
+		return s.serveRootDiscovery(w, r, path)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
-		err = s.serveOpenAPI(w, r, path)
+		return s.serveOpenAPI(w, r, path)
 	case s.cfg.Extra != nil && strings.HasPrefix(r.URL.Path, "/kubarium/"):
 		s.cfg.Extra.ServeHTTP(w, r)
+		return nil
 	case path == "":
-		err = s.servePaths(w, r)
-	default:
-		err = errNoPath(r.Method)
+		return s.servePaths(w, r)
 	}
-	if err != nil {
-		s.fail(w, r, err)
-	}
+	return errNoPath(r.Method)
 }
 
 // serveOpen answers what everybody may see: /version and the health endpoints.

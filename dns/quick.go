@@ -133,6 +133,11 @@ func (x *index) quick(q *plain, p []byte, n int, seed uint64, recursive bool) (l
 	if recursive {
 		flags |= flagRA
 	}
+	return len(q.finish(p, end, flags, answers)), rcode, true
+}
+
+// finish writes the head of the answer in p and, after what ends it so far, the OPT record that EDNS wants.
+func (q *plain) finish(p, end []byte, flags uint16, answers int) []byte {
 	binary.BigEndian.PutUint16(p[2:], flags)
 	binary.BigEndian.PutUint16(p[6:], uint16(answers))
 	if answers == 0 {
@@ -144,7 +149,7 @@ func (x *index) quick(q *plain, p []byte, n int, seed uint64, recursive bool) (l
 			end[len(end)-4] = flagDO >> 8
 		}
 	}
-	return len(end), rcode, true
+	return end
 }
 
 // ready returns the packed records of a type, or nil when the name has none of it, or false when the answer is not as simple

@@ -81,7 +81,7 @@ func accept(ln net.Listener, take func(net.Conn)) error {
 			continue
 		}
 		var ne net.Error
-		if errors.Is(err, net.ErrClosed) || !errors.As(err, &ne) || !ne.Temporary() { //nolint:staticcheck // what Accept's errors offer
+		if errors.Is(err, net.ErrClosed) || !errors.As(err, &ne) || !ne.Temporary() {
 			return err
 		}
 		wait.Reset(5 * time.Millisecond)

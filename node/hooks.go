@@ -34,7 +34,7 @@ func (c *container) hook(ctx context.Context, r *run, h *corev1.LifecycleHandler
 	switch {
 	case h.Exec != nil:
 		if err := c.runIn(ctx, r, h.Exec.Command); err != nil {
-			return fmt.Errorf("Exec lifecycle hook (%v) failed: %w", h.Exec.Command, err) //nolint:staticcheck // kubelet's words
+			return fmt.Errorf("Exec lifecycle hook (%v) failed: %w", h.Exec.Command, err)
 		}
 	case h.HTTPGet != nil:
 		resp, err := c.httpGet(ctx, h.HTTPGet, hookAgent)
@@ -49,7 +49,7 @@ func (c *container) hook(ctx context.Context, r *run, h *corev1.LifecycleHandler
 		case <-t.C:
 		case <-r.done:
 		case <-ctx.Done():
-			return fmt.Errorf("Sleep lifecycle hook (%d) was cut short", h.Sleep.Seconds) //nolint:staticcheck // as its siblings
+			return fmt.Errorf("Sleep lifecycle hook (%d) was cut short", h.Sleep.Seconds)
 		}
 	}
 	return nil // tcpSocket is an old word that kubelet does nothing for

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -136,7 +137,7 @@ func (l *runLog) copyTo(ctx context.Context, r LogRequest) error {
 	}
 	for {
 		if err := w.lines(lines, r.Timestamps); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err

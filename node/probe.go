@@ -247,7 +247,7 @@ func (c *container) askHTTP(ctx context.Context, p *corev1.HTTPGetAction) error 
 	}
 	discard(resp)
 	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode) //nolint:staticcheck // kubelet's words
+		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode)
 	}
 	return nil
 }
@@ -281,7 +281,7 @@ func (c *container) httpGet(ctx context.Context, p *corev1.HTTPGetAction, agent 
 	}
 	resp, err := c.w.n.prober.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("Get %q: %w", u, errors.Unwrap(err)) //nolint:staticcheck // kubelet's words
+		return nil, fmt.Errorf("Get %q: %w", u, errors.Unwrap(err))
 	}
 	return resp, nil
 }

@@ -109,8 +109,8 @@ func (s *Store) Watch(_ context.Context, from uint64, kinds ...*api.Kind) (Watch
 	return s.log.watch(from, kinds)
 }
 
-func (st *state) get(kind *api.Kind, namespace, name string) (api.Object, error) {
-	obj, ok := st.tables[kind].get(namespace, name)
+func (s *state) get(kind *api.Kind, namespace, name string) (api.Object, error) {
+	obj, ok := s.tables[kind].get(namespace, name)
 	if !ok {
 		return nil, apierrors.NewNotFound(kind.GroupResource(), name)
 	}

@@ -138,7 +138,7 @@ func (tx *Tx) Update(obj api.Object) error {
 		return err
 	}
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		//nolint:staticcheck // Kubernetes' words
+
 		return conflict(k, obj.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
 	}
 	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -60,7 +61,7 @@ func TestAWatcherHearsOfOtherKindsOnlyThatTheRevisionMoved(t *testing.T) {
 	var waiting sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	waiting.Go(func() {
-		if _, err := w.Next(ctx); err != context.Canceled {
+		if _, err := w.Next(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want the context's error", err)
 		}
 	})

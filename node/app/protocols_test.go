@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -89,7 +90,7 @@ func TestAWebSocketEchoesUntilItIsClosed(t *testing.T) {
 			t.Errorf("got %v %v, want %v", got, err, c.want)
 		}
 	}
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("after the close: %d bytes, %v", n, err)
 	}
 }
