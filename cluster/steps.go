@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"kubarium.dev/apiserver"
 	"kubarium.dev/controller"
 	"kubarium.dev/dns"
@@ -154,7 +156,18 @@ func (c *Cluster) giveBirth(ctx, _ context.Context) error {
 	for _, m := range c.nodes {
 		b.Nodes = append(b.Nodes, controller.BirthNode{Name: m.name, Address: m.address})
 	}
-	return controller.Birth(ctx, c.store, b)
+	if err := controller.Birth(ctx, c.store, b); err != nil {
+		return err
+	}
+	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
+		for _, role := range apiserver.StandingRoles() {
+			if err := tx.Create(role); err != nil && !apierrors.IsAlreadyExists(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 func (c *Cluster) serveAPI(ctx, run context.Context) error {
