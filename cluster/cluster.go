@@ -15,6 +15,7 @@ import (
 	"kubarium.dev/dns"
 	"kubarium.dev/ingress"
 	"kubarium.dev/node"
+	"kubarium.dev/node/image"
 	"kubarium.dev/proxy"
 	"kubarium.dev/store"
 )
@@ -27,6 +28,7 @@ type Cluster struct {
 	authority *apiserver.Authority
 
 	store        *store.Store
+	images       *image.Set
 	fabric       *node.Fabric
 	nodes        []*machine
 	manager      *controller.Manager

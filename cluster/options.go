@@ -40,6 +40,7 @@ type Config struct {
 	Nodes         []NodeConfig `yaml:"nodes"`
 	ClusterDomain string       `yaml:"clusterDomain"`
 	Networks      Networks     `yaml:"networks"`
+	Images        []ImageRule  `yaml:"images"`
 	// TerminationOrder is "programmed" (default: a pod gets SIGTERM once no ruleset leads to it) or "kubernetes" (at once).
 	TerminationOrder string `yaml:"terminationOrder"`
 }
@@ -49,6 +50,12 @@ type NodeConfig struct {
 	Name   string            `yaml:"name"`
 	Zone   string            `yaml:"zone"`
 	Labels map[string]string `yaml:"labels"`
+}
+
+// ImageRule lets images stand for a program of the host; without a command, for the built-in application.
+type ImageRule struct {
+	Image   string   `yaml:"image"`   // a glob: "nginx:*", "team/*"
+	Command []string `yaml:"command"` // the program and its first words
 }
 
 // Networks are the address ranges. They exist only inside the cluster's own network namespaces.
@@ -136,6 +143,11 @@ func (c *Config) setDefaults(nodes int) error {
 	if len(c.Nodes) == 0 {
 		for i := range nodes {
 			c.Nodes = append(c.Nodes, NodeConfig{Name: fmt.Sprintf("n%d", i+1)})
+		}
+	}
+	for i, r := range c.Images {
+		if r.Image == "" {
+			return fmt.Errorf("configuration: images[%d].image is missing", i)
 		}
 	}
 	seen := map[string]bool{}

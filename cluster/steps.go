@@ -16,6 +16,7 @@ import (
 	"kubarium.dev/controller"
 	"kubarium.dev/dns"
 	"kubarium.dev/node"
+	"kubarium.dev/node/image"
 	"kubarium.dev/proxy"
 	"kubarium.dev/store"
 )
@@ -51,6 +52,20 @@ func (c *Cluster) openStore(_, _ context.Context) error {
 	}
 	c.store = s
 	c.onClose(s.Close)
+	return c.openImages()
+}
+
+// openImages takes up what was loaded before, and the configuration's rules.
+func (c *Cluster) openImages() error {
+	var err error
+	if c.images, err = image.Open(filepath.Join(c.o.StateDir, "images")); err != nil {
+		return fmt.Errorf("images: %w", err)
+	}
+	var rules []image.Rule
+	for _, r := range c.o.Config.Images {
+		rules = append(rules, image.Rule(r))
+	}
+	c.images.SetRules(rules)
 	return nil
 }
 
@@ -126,7 +141,7 @@ func (c *Cluster) addNode(ctx context.Context, i int) error {
 	m.Node, err = c.fabric.AddNode(ctx, node.NodeConfig{
 		Name: nc.Name, Address: m.address, PodCIDR: m.pods, Labels: labels,
 		Store: c.store, Log: c.o.Log.With("node", nc.Name), ClusterDNS: nets.DNS, ClusterDomain: c.o.Config.ClusterDomain,
-		Programmed: c.terminationBarrier(), Executable: c.o.Program, StateDir: c.o.StateDir, Now: c.o.Now,
+		Programmed: c.terminationBarrier(), Executable: c.o.Program, StateDir: c.o.StateDir, Images: c.images, Now: c.o.Now,
 	})
 	if err != nil {
 		return err
