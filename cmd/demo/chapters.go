@@ -25,10 +25,7 @@ func namespaces(s *story) {
 
 	s.say("Completed, they are accepted.")
 	s.done(s.kubarium("apply", "--programmed", "-f", s.file("manifests"), "-f", s.file("seed", "service.yaml"), "-f", s.file("seed", "service-nodeport.yaml")), "all manifests are accepted")
-	for _, ns := range []string{"dev", "prod", "default"} {
-		s.done(s.quiet("wait", "--for=condition=Available", "deployment", "--all", "-n", ns, "--timeout=10s"), "every Deployment in "+ns+" is Available")
-	}
-	s.done(s.quiet("wait", "--for=condition=Ready", "pod/jump", "-n", "dev", "--timeout=10s"), "the pod jump is Ready")
+	s.done(s.quiet("wait", "--for=condition=Ready", "pod", "--all", "-A", "--timeout=10s"), "every pod is Ready")
 	s.kubarium("get", "pods,services", "-n", "dev", "-o", "wide")
 	s.claim(s.value("get", "deployment", "ngx", "-o", "jsonpath={.metadata.namespace}") == "default", "an object without a namespace landed in default")
 }
@@ -51,7 +48,7 @@ func clusterIP(s *story) {
 	s.claim(strings.Contains(r.out, s.value("get", "service", "ent", "-n", "dev", "-o", "jsonpath={.spec.clusterIP}")), "the name leads to the Service's own address", r.out)
 
 	s.say("Connections spread over all ready pods.")
-	l := s.startLoad("svc/ent", "-n", "dev", "--from", "pod/jump", "--rate", "300", "--for", "600ms", "--by", "pod")
+	l := s.startLoad("svc/ent", "-n", "dev", "--from", "pod/jump", "--rate", "600", "--for", "300ms", "--by", "pod")
 	even(s, l.finish(), 3)
 
 	r = s.inJump("bash", "-c", "exec 3<>/dev/udp/ent/5353 && echo hello >&3 && head -n 1 <&3") // dash has no /dev/udp
@@ -92,11 +89,9 @@ func replacement(s *story) {
 		s.kubarium("scale", "deployment/enterprise", "-n", "dev", "--replicas=6")
 		s.quiet("rollout", "status", "deployment/enterprise", "-n", "dev", "--timeout=20s")
 		s.kubarium("scale", "deployment/enterprise", "-n", "dev", "--replicas=2")
-		s.quiet("rollout", "status", "deployment/enterprise", "-n", "dev", "--timeout=20s")
-		s.quiet("wait", "--for=programmed", "svc/ent", "-n", "dev")
+		s.quiet("wait", "--for=programmed", "--all")
 		s.lost(l, sentence)
 	}
-	s.quiet("rollout", "status", "deployment/enterprise", "-n", "dev", "--timeout=20s")
 	after := s.fields("get", "pods", "-n", "dev", "-l", "app=enterprise", "-o", "jsonpath={.items[*].status.podIP}")
 	fmt.Printf("   pod addresses before: %v\n   pod addresses now:    %v\n", before, after)
 	s.claim(!slices.ContainsFunc(after, func(ip string) bool { return slices.Contains(before, ip) }), "the pods' addresses changed")
@@ -115,7 +110,7 @@ func readiness(s *story) {
 	s.kubarium("get", "endpoints,endpointslices", "-n", "dev")
 	slices := s.value("get", "endpointslices", "-n", "dev", "-l", "kubernetes.io/service-name=ent", "-o", "jsonpath={.items[*].endpoints[?(@.conditions.ready==false)].targetRef.name}")
 	s.claim(slices == pod, "the EndpointSlice says ready: false", slices)
-	l := s.startLoad("svc/ent", "-n", "dev", "--rate", "200", "--for", "500ms", "--by", "pod")
+	l := s.startLoad("svc/ent", "-n", "dev", "--rate", "400", "--for", "250ms", "--by", "pod")
 	got := 0
 	for _, one := range l.finish() {
 		for _, g := range one.Shares {
@@ -128,7 +123,7 @@ func readiness(s *story) {
 	s.quiet("exec", "-n", "dev", pod, "--", "curl", "-s", "-X", "POST", "http://127.0.0.1/readyz?ready=true")
 	s.done(s.kubarium("wait", "--for=condition=Ready", "pod/"+pod, "-n", "dev", "--timeout=10s"), "it is ready again")
 	s.done(s.quiet("wait", "--for=programmed", "svc/ent", "-n", "dev"), "and in every ruleset")
-	even(s, s.startLoad("svc/ent", "-n", "dev", "--rate", "300", "--for", "500ms", "--by", "pod").finish(), 2)
+	even(s, s.startLoad("svc/ent", "-n", "dev", "--rate", "600", "--for", "250ms", "--by", "pod").finish(), 2)
 }
 
 // statusNodes is the part of `kubarium status -o json` the story needs.
@@ -205,9 +200,9 @@ func split(s *story, all []sample, version string, want float64) {
 func canary(s *story) {
 	watch := func() []sample {
 		s.done(s.quiet("wait", "--for=programmed", "svc/shop", "-n", "prod"), "programmed")
-		return s.startLoad("svc/shop", "-n", "prod", "--rate", "300", "--for", "600ms").finish()
+		return s.startLoad("svc/shop", "-n", "prod", "--rate", "600", "--for", "300ms").finish()
 	}
-	s.kubarium("traffic", "svc/shop", "-n", "prod", "--rate", "200", "--for", "500ms")
+	s.kubarium("traffic", "svc/shop", "-n", "prod", "--rate", "200", "--for", "250ms")
 	split(s, watch(), "v2", 0)
 	l := s.startLoad("svc/shop", "-n", "prod", "--rate", "200", "--from", "node/n2")
 	s.kubarium("label", "pods", "-n", "prod", "-l", "app=shop,version=v2", "track=stable")
