@@ -101,7 +101,7 @@ func session(t *testing.T, bin string, all []step) [][]string {
 	script.WriteString("kubarium down --all >/dev/null 2>&1\n")
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script.String())
 	cmd.Env = append(goFolders(t), "HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"), "PATH="+bin+":"+os.Getenv("PATH"),
-		"NO_COLOR=1", "KUBECONFIG=", "CI=")
+		"NO_COLOR=1", "KUBECONFIG=", "CI=", "MAKEFLAGS=", "MAKELEVEL=", "MFLAGS=")
 	cmd.WaitDelay = time.Minute
 	var printed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &printed, &printed

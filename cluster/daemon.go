@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,6 +23,62 @@ func DaemonAttr() *syscall.SysProcAttr {
 	return attr
 }
 
+// Process is one process for ever: its pid may be another's later.
+type Process struct {
+	PID  int    `json:"pid"`
+	Born uint64 `json:"born"` // in clock ticks since the machine's boot
+}
+
+// ProcessOf is the process that has a pid now. It fails when there is none, or only a zombie.
+func ProcessOf(pid int) (Process, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return Process{}, err
+	}
+	// The command's name, field 2, may itself hold spaces and parentheses: count from the last parenthesis (proc(5)).
+	text := string(raw)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 || fields[0] == "Z" {
+		return Process{}, fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
+	}
+	born, err := strconv.ParseUint(fields[19], 10, 64)
+	return Process{PID: pid, Born: born}, err
+}
+
+// Alive tells whether this very process has not ended.
+func (p Process) Alive() bool {
+	now, err := ProcessOf(p.PID)
+	return err == nil && now == p
+}
+
+// Inside lists the processes that stand in one of the network namespaces now: those of a living cluster's pods. Afterwards the
+// inodes say nothing any more: the kernel gives them to new namespaces.
+func Inside(namespaces []uint64) ([]Process, error) {
+	ours := map[string]bool{}
+	for _, inode := range namespaces {
+		ours["net:["+strconv.FormatUint(inode, 10)+"]"] = true
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	var inside []Process
+	for _, l := range links {
+		ns, err := os.Readlink(l)
+		if err != nil || !ours[ns] {
+			continue // another's: a process that may not be looked at is another user's
+		}
+		pid, err := strconv.Atoi(strings.Split(l, "/")[2])
+		if err != nil {
+			return nil, err
+		}
+		if p, err := ProcessOf(pid); err == nil {
+			inside = append(inside, p)
+		}
+	}
+	return inside, nil
+}
+
 // Leftover is one thing that outlived its cluster. A process (PID is not 0) may only be about to end.
 type Leftover struct {
 	PID  int
@@ -33,23 +87,13 @@ type Leftover struct {
 
 func (l Leftover) String() string { return l.What }
 
-// Leftovers looks over the machine for what a cluster that ended should have taken with it: processes that stand in one of its
-// network namespaces (by inode), and mounts of its state. A network namespace that no process holds is gone, and with it its
-// interfaces, routes and nftables objects.
-func Leftovers(namespaces []uint64, stateDir string) ([]Leftover, error) {
-	ours := map[string]bool{}
-	for _, inode := range namespaces {
-		ours["net:["+strconv.FormatUint(inode, 10)+"]"] = true
-	}
-	procs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return nil, err
-	}
+// Leftovers looks for what a cluster that ended should have taken with it: its processes, and mounts of its state. A network
+// namespace that no process holds is gone, and with it its interfaces, routes and nftables objects.
+func Leftovers(processes []Process, stateDir string) ([]Leftover, error) {
 	var left []Leftover
-	for _, p := range procs {
-		pid, _ := strconv.Atoi(filepath.Base(p))
-		for _, what := range heldBy(p, ours) {
-			left = append(left, Leftover{PID: pid, What: what})
+	for _, p := range processes {
+		if p.Alive() {
+			left = append(left, Leftover{PID: p.PID, What: fmt.Sprintf("process %d %s", p.PID, commandOf(fmt.Sprintf("/proc/%d", p.PID)))})
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -79,28 +123,6 @@ func Held(pid int) []uint64 {
 		}
 	}
 	return inodes
-}
-
-// heldBy lists what of ours one process (a folder of /proc) holds. A process that may not be looked at is another user's.
-func heldBy(proc string, ours map[string]bool) []string {
-	pid := filepath.Base(proc)
-	if ns, err := os.Readlink(proc + "/ns/net"); err == nil && ours[ns] {
-		return []string{"process " + pid + " " + commandOf(proc) + " in " + ns}
-	}
-	fds, err := os.ReadDir(proc + "/fd")
-	if err != nil {
-		return nil
-	}
-	for _, fd := range fds {
-		ns, err := os.Readlink(filepath.Join(proc, "fd", fd.Name()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if ours[ns] {
-			return []string{"process " + pid + " " + commandOf(proc) + " holds " + ns}
-		}
-	}
-	return nil
 }
 
 func commandOf(proc string) string {

@@ -95,12 +95,15 @@ func Start(t testing.TB, o cluster.Options) *Cluster {
 	if err != nil {
 		t.Fatalf("start the cluster: %v", err)
 	}
-	namespaces := c.Namespaces()
 	t.Cleanup(func() {
+		processes, err := cluster.Inside(c.Namespaces())
+		if err != nil {
+			t.Error(err)
+		}
 		if err := c.Close(); err != nil {
 			t.Errorf("close the cluster: %v", err)
 		}
-		left, err := cluster.Leftovers(namespaces, o.StateDir)
+		left, err := cluster.Leftovers(processes, o.StateDir)
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v %v", left, err)
 		}

@@ -110,11 +110,11 @@ func (a *app) writeDown(st state, c *cluster.Cluster) error {
 	if err := os.WriteFile(st.file("kubeconfig"), c.Kubeconfig(), 0o600); err != nil {
 		return err
 	}
-	born, err := bornAt(os.Getpid())
+	self, err := cluster.ProcessOf(os.Getpid())
 	if err != nil {
 		return err
 	}
-	return st.write(record{PID: os.Getpid(), Born: born, URL: c.URL(), Version: Version, Namespaces: c.Namespaces()})
+	return st.write(record{Process: self, URL: c.URL(), Version: Version})
 }
 
 // raiseFileLimit lifts RLIMIT_NOFILE to the hard limit: every pod and every published port holds descriptors.

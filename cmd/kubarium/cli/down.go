@@ -68,21 +68,24 @@ func (a *app) down(ctx context.Context, f downFlags) error {
 }
 
 func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
-	last, _ := st.lastRecord()
-	r, running := st.running()
-	if running {
-		last.Namespaces = cluster.Held(r.PID) // those of today's pods too
+	var processes []cluster.Process
+	if r, running := st.running(); running {
+		namespaces := cluster.Held(r.PID)
+		var err error
+		if processes, err = cluster.Inside(namespaces); err != nil {
+			return err
+		}
 		if err := endProcess(ctx, r.PID); err != nil {
 			return fmt.Errorf("end the daemon, pid %d: %w", r.PID, err)
 		}
-		fmt.Fprintf(a.err, "ended the daemon (pid %d) and its %d network namespaces\n", r.PID, len(last.Namespaces))
+		fmt.Fprintf(a.err, "ended the daemon (pid %d) and its %d network namespaces\n", r.PID, len(namespaces))
 	} else {
 		fmt.Fprintf(a.err, "cluster %q was not running\n", st.name)
 	}
 	if err := a.unmergeKubeconfig(st); err != nil {
 		return err
 	}
-	left, err := leftovers(ctx, last.Namespaces, st.dir)
+	left, err := leftovers(ctx, processes, st.dir)
 	if err != nil {
 		return err
 	}
@@ -103,10 +106,10 @@ func (a *app) downOne(ctx context.Context, st state, f downFlags) error {
 }
 
 // leftovers is what stays for good. A pod's process ends when it finds its daemon gone, which may be a moment after the daemon.
-func leftovers(ctx context.Context, namespaces []uint64, dir string) ([]cluster.Leftover, error) {
+func leftovers(ctx context.Context, processes []cluster.Process, dir string) ([]cluster.Leftover, error) {
 	until := time.Now().Add(downGrace)
 	for {
-		left, err := cluster.Leftovers(namespaces, dir)
+		left, err := cluster.Leftovers(processes, dir)
 		i := slices.IndexFunc(left, func(l cluster.Leftover) bool { return l.PID != 0 })
 		if err != nil || i < 0 {
 			return left, err

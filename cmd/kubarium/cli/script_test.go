@@ -94,8 +94,9 @@ func kill9(ts *testscript.TestScript, neg bool, words []string) {
 	if !ok {
 		ts.Fatalf("cluster %s is not running", st.name)
 	}
-	r.Namespaces = cluster.Held(r.PID)
-	raw, err := json.Marshal(r)
+	inside, err := cluster.Inside(cluster.Held(r.PID))
+	ts.Check(err)
+	raw, err := json.Marshal(append(inside, r.Process))
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("killed.json"), raw, 0o600))
 	fd, err := unix.PidfdOpen(r.PID, 0)
@@ -108,11 +109,11 @@ func kill9(ts *testscript.TestScript, neg bool, words []string) {
 
 // nothingleft looks for what the daemon that was killed left on the machine.
 func nothingLeft(ts *testscript.TestScript, neg bool, words []string) {
-	var r record
+	var processes []cluster.Process
 	raw, err := os.ReadFile(ts.MkAbs("killed.json"))
 	ts.Check(err)
-	ts.Check(json.Unmarshal(raw, &r))
-	left, err := leftovers(context.Background(), r.Namespaces, scriptState(ts, words).dir)
+	ts.Check(json.Unmarshal(raw, &processes))
+	left, err := leftovers(context.Background(), processes, scriptState(ts, words).dir)
 	ts.Check(err)
 	if len(left) > 0 {
 		ts.Fatalf("left behind: %v", left)

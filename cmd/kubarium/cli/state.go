@@ -3,14 +3,13 @@ package cli
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"kubarium.dev/cluster"
 )
 
 // state is the folder of one cluster: $XDG_STATE_HOME/kubarium/NAME.
@@ -21,12 +20,9 @@ type state struct {
 
 // record is what a running daemon writes down about itself (daemon.json).
 type record struct {
-	PID int `json:"pid"`
-	// Born is the process's start time in clock ticks since boot: with the pid it names one process for ever.
-	Born       uint64   `json:"born"`
-	URL        string   `json:"url"`
-	Version    string   `json:"version"`
-	Namespaces []uint64 `json:"namespaces"` // inodes of the network namespaces it holds
+	cluster.Process
+	URL     string `json:"url"`
+	Version string `json:"version"`
 }
 
 func newState(name string) (state, error) {
@@ -66,8 +62,7 @@ func (s state) running() (record, bool) {
 	if err != nil {
 		return record{}, false
 	}
-	born, err := bornAt(r.PID)
-	return r, err == nil && born == r.Born
+	return r, r.Alive()
 }
 
 func (s state) lastRecord() (record, error) {
@@ -109,21 +104,6 @@ func (s state) command(words string) string {
 		return "kubarium " + words
 	}
 	return "kubarium --name " + s.name + " " + words
-}
-
-// bornAt reads a process's start time (field 22 of /proc/PID/stat, proc(5)). A zombie counts as gone.
-func bornAt(pid int) (uint64, error) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	// The command's name, field 2, may itself hold spaces and parentheses: count from the last parenthesis.
-	text := string(raw)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 || fields[0] == "Z" {
-		return 0, fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }
 
 // remove deletes the state.
