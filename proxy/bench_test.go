@@ -14,7 +14,7 @@ func onLinux(b *testing.B, n int) *Proxy {
 	b.Helper()
 	ns := newNS(b)
 	p, _ := onFake()
-	p.kernel = openTestKernel(b, ns)
+	p.sides[0].kernel = openTestKernel(b, ns)
 	dirty := map[types.NamespacedName]struct{}{}
 	for i := range n {
 		p.model.take(event(store.Added, numbered(i), nil), dirty)

@@ -20,13 +20,16 @@ type flows interface {
 }
 
 // conntrack is the real flows, over a socket opened inside the node's namespace.
-type conntrack struct{ handle *netlink.Handle }
+type conntrack struct {
+	family family
+	handle *netlink.Handle
+}
 
 // conntrackTries bounds the repetitions when the table changes while it is read, which is common and harmless.
 const conntrackTries = 5
 
-func openConntrack(ns *netns.NS) (*conntrack, error) {
-	c := &conntrack{}
+func openConntrack(ns *netns.NS, f family) (*conntrack, error) {
+	c := &conntrack{family: f}
 	err := ns.Do(func() error {
 		var err error
 		c.handle, err = netlink.NewHandle(unix.NETLINK_NETFILTER)
@@ -45,7 +48,7 @@ func (c *conntrack) forget(left []leftEndpoint, joined []netip.AddrPort) error {
 	match := newStaleUDP(left, joined)
 	var err error
 	for range conntrackTries {
-		_, err = c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, match)
+		_, err = c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(c.family.proto()), match)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}

@@ -28,30 +28,42 @@ type Count struct {
 func (p *Proxy) Counts(_ context.Context, service types.NamespacedName) ([]Count, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.kernel == nil || p.planner == nil {
-		return nil, ErrNotRunning
-	}
-	s := p.planner.services[service]
-	if s == nil {
-		return nil, nil
-	}
 	var out []Count
-	for _, port := range s.ports {
-		var handles []uint32
-		for _, s := range port.all() {
-			handles = append(handles, s.handle)
+	for _, s := range p.sides {
+		if s.kernel == nil || s.planner == nil {
+			return nil, ErrNotRunning
 		}
-		counted, err := p.kernel.connections(handles)
+		counts, err := s.counts(service)
 		if err != nil {
 			return nil, fmt.Errorf("count connections to %s: %w", service, err)
 		}
-		for _, s := range port.all() {
-			out = append(out, Count{Port: port.label(), Endpoint: s.Address, Pod: s.Pod, Connections: counted[s.handle]})
-		}
+		out = append(out, counts...)
 	}
 	slices.SortFunc(out, func(a, b Count) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), a.Endpoint.Compare(b.Endpoint))
 	})
+	return out, nil
+}
+
+func (s *side) counts(service types.NamespacedName) ([]Count, error) {
+	planned := s.planner.services[service]
+	if planned == nil {
+		return nil, nil
+	}
+	var out []Count
+	for _, port := range planned.ports {
+		var handles []uint32
+		for _, slot := range port.all() {
+			handles = append(handles, slot.handle)
+		}
+		counted, err := s.kernel.connections(handles)
+		if err != nil {
+			return nil, err
+		}
+		for _, slot := range port.all() {
+			out = append(out, Count{Port: port.label(), Endpoint: slot.Address, Pod: slot.Pod, Connections: counted[slot.handle]})
+		}
+	}
 	return out, nil
 }
 

@@ -28,8 +28,8 @@ const (
 )
 
 // declareMaps adds the table and all its maps in one batch; what is there already stays, unless reset.
-func declareMaps(conn *netlink.Conn, reset bool) error {
-	b := &builder{}
+func declareMaps(conn *netlink.Conn, f family, reset bool) error {
+	b := &builder{family: f}
 	b.control(unix.NFNL_MSG_BATCH_BEGIN)
 	if reset {
 		b.table(unix.NFT_MSG_NEWTABLE)
@@ -79,6 +79,7 @@ func now(raw syscall.RawConn) func(func(fd uintptr) bool) error {
 
 // builder collects messages, and the first error.
 type builder struct {
+	family   family
 	messages []netlink.Message
 	err      error
 }
@@ -97,7 +98,7 @@ func (b *builder) add(kind netlink.HeaderType, attrs []netlink.Attribute) {
 	}
 	b.messages = append(b.messages, netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | kind, Flags: flags},
-		Data:   append([]byte{unix.NFPROTO_IPV4, unix.NFNETLINK_V0, 0, 0}, b.marshal(attrs)...),
+		Data:   append([]byte{b.family.proto(), unix.NFNETLINK_V0, 0, 0}, b.marshal(attrs)...),
 	})
 }
 
@@ -116,7 +117,7 @@ func (b *builder) table(kind netlink.HeaderType) {
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
 func (b *builder) declare(d mapDef, id uint32) {
-	key := kernelType(d.key)
+	key := kernelType(b.family, d.key)
 	var flags uint32
 	var udata []byte
 	if len(d.key) > 1 {
@@ -137,7 +138,7 @@ func (b *builder) declare(d mapDef, id uint32) {
 		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_DATA_TYPE, Data: be32(unix.NFT_DATA_VERDICT)})
 	case d.data != nil:
 		flags |= unix.NFT_SET_MAP
-		data := kernelType(d.data)
+		data := kernelType(b.family, d.data)
 		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_DATA_TYPE, Data: be32(data.GetNFTMagic())},
 			netlink.Attribute{Type: unix.NFTA_SET_DATA_LEN, Data: be32(data.Bytes)})
 		if len(d.data) == 1 {
@@ -172,7 +173,7 @@ func (b *builder) describe(d mapDef) []byte {
 	if len(d.key) > 1 {
 		var parts []netlink.Attribute
 		for _, f := range d.key {
-			length := b.marshal([]netlink.Attribute{{Type: 1, Data: be32(fieldType(f).Bytes)}})
+			length := b.marshal([]netlink.Attribute{{Type: 1, Data: be32(fieldType(b.family, f).Bytes)}})
 			parts = append(parts, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: length})
 		}
 		attrs = append(attrs, netlink.Attribute{Type: unix.NLA_F_NESTED | nftaSetDescConcat, Data: b.marshal(parts)})
@@ -184,31 +185,33 @@ func (b *builder) describe(d mapDef) []byte {
 }
 
 func byteOrder(f field) uint32 {
-	if f == fieldMark {
+	if f == fieldMark || f == fieldClass {
 		return orderHost
 	}
 	return orderNetwork
 }
 
-func fieldType(f field) nftables.SetDatatype {
-	switch f {
+func fieldType(f family, x field) nftables.SetDatatype {
+	switch x {
 	case fieldAddr:
-		return nftables.TypeIPAddr
+		return pick(f, nftables.TypeIPAddr, nftables.TypeIP6Addr)
 	case fieldProto:
 		return nftables.TypeInetProto
 	case fieldPort:
 		return nftables.TypeInetService
+	case fieldClass:
+		return nftables.TypeClassID
 	}
 	return nftables.TypeMark
 }
 
-func kernelType(fields []field) nftables.SetDatatype {
+func kernelType(f family, fields []field) nftables.SetDatatype {
 	if len(fields) == 1 {
-		return fieldType(fields[0])
+		return fieldType(f, fields[0])
 	}
 	types := make([]nftables.SetDatatype, len(fields))
-	for i, f := range fields {
-		types[i] = fieldType(f)
+	for i, x := range fields {
+		types[i] = fieldType(f, x)
 	}
 	return nftables.MustConcatSetType(types...)
 }

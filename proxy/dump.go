@@ -29,9 +29,9 @@ const (
 var errDumpInterrupted = errors.New("the table kept changing while it was read")
 
 // dumpElements adds all elements of a map to out.
-func dumpElements(conn *netlink.Conn, d mapDef, out elements) error {
+func dumpElements(conn *netlink.Conn, f family, d mapDef, out elements) error {
 	for range dumpTries {
-		found, err := dumpOnce(conn, d)
+		found, err := dumpOnce(conn, f, d)
 		if errors.Is(err, errDumpInterrupted) {
 			continue
 		}
@@ -46,7 +46,7 @@ func dumpElements(conn *netlink.Conn, d mapDef, out elements) error {
 	return errDumpInterrupted
 }
 
-func dumpOnce(conn *netlink.Conn, d mapDef) ([]element, error) {
+func dumpOnce(conn *netlink.Conn, f family, d mapDef) ([]element, error) {
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(tableName + "\x00")},
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(d.name + "\x00")},
@@ -59,7 +59,7 @@ func dumpOnce(conn *netlink.Conn, d mapDef) ([]element, error) {
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, attrs...),
+		Data: append([]byte{f.proto(), 0, 0, 0}, attrs...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask: %w", err)

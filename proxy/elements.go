@@ -13,7 +13,7 @@ import (
 // the next one does.
 func shared(name string) bool {
 	switch name {
-	case mapServices, mapExternal, mapNodePorts, mapClusterIPs, mapExternalIPs, mapHairpin:
+	case mapServices, mapExternal, mapNodePorts, mapClusterIPs, mapExternalIPs, mapHairpin, mapGuarded, mapRanges:
 		return true
 	}
 	return false
@@ -65,7 +65,7 @@ func (p *plannedPort) mark(local bool) uint32 {
 }
 
 // elementsOf lists what one Service holds in the table.
-func elementsOf(s *plannedService) []element {
+func (p *planner) elementsOf(s *plannedService) []element {
 	if s == nil {
 		return nil
 	}
@@ -74,20 +74,17 @@ func elementsOf(s *plannedService) []element {
 		out = append(out, element{elemKey{name, key}, elemValue{value, comment(note)}})
 	}
 	d, name := s.desired, s.desired.Name.String()
-	add(mapClusterIPs, packAddr(d.ClusterIP), "", name)
+	if d.ClusterIP.IsValid() {
+		add(mapClusterIPs, packAddr(d.ClusterIP), "", name)
+	}
 	for _, a := range d.External {
 		add(mapExternalIPs, packAddr(a), "", name)
 	}
+	for _, port := range s.ports {
+		p.addWays(add, d, port)
+	}
 	for _, p := range s.ports {
 		label := name + portSuffix(p.Name)
-		internal, external := packMark(p.mark(p.InternalLocal)), packMark(p.mark(p.ExternalLocal))
-		add(mapServices, packService(d.ClusterIP, p.Protocol, p.Port), internal, label)
-		for _, a := range d.External {
-			add(mapExternal, packService(a, p.Protocol, p.Port), external, label)
-		}
-		if p.NodePort != 0 {
-			add(mapNodePorts, packNodePort(p.Protocol, p.NodePort), external, label)
-		}
 		addVariant(add, p.id, p.cluster, label)
 		addVariant(add, p.id|localBit, p.local, label+" local")
 		for _, s := range p.all() {
@@ -95,6 +92,42 @@ func elementsOf(s *plannedService) []element {
 		}
 		for _, e := range p.Here {
 			add(mapHairpin, packAddr(e.Address.Addr(), e.Address.Addr()), "", hairpinComment(e))
+		}
+	}
+	return out
+}
+
+// addWays lists what leads to a service-port.
+func (p *planner) addWays(add func(name, key, value, note string), d *desired, port *plannedPort) {
+	label := d.Name.String() + portSuffix(port.Name)
+	internal, external := packMark(port.mark(port.InternalLocal)), packMark(port.mark(port.ExternalLocal))
+	if d.ClusterIP.IsValid() {
+		add(mapServices, packService(d.ClusterIP, port.Protocol, port.Port), internal, label)
+	}
+	for _, a := range d.External {
+		add(mapExternal, packService(a, port.Protocol, port.Port), external, label)
+	}
+	for _, a := range d.Guarded {
+		add(mapGuarded, packService(a, port.Protocol, port.Port), "", label)
+		for _, r := range withOwn(d.Ranges, a, p.nodeAddresses()) {
+			add(mapRanges, external+packPrefix(r), "", label)
+		}
+	}
+	switch {
+	case port.NodePort == 0:
+	case port.HostIP.IsValid():
+		add(mapExternal, packService(port.HostIP, port.Protocol, port.NodePort), external, label)
+	default:
+		add(mapNodePorts, packNodePort(port.Protocol, port.NodePort), external, label)
+	}
+}
+
+// nodeAddresses are the node's own addresses, those that answer on NodePorts.
+func (p *planner) nodeAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, e := range p.constant {
+		if e.Map == mapNodeAddrs {
+			out = append(out, unpackAddr(e.Key))
 		}
 	}
 	return out
@@ -163,17 +196,18 @@ func timeoutValue(seconds uint32) *elemValue {
 
 // addresses are all the addresses and ports that lead to a service-port.
 func (p *planner) addresses(d *desired, port *plannedPort) []netip.AddrPort {
-	out := []netip.AddrPort{netip.AddrPortFrom(d.ClusterIP, port.Port)}
+	var out []netip.AddrPort
+	if d.ClusterIP.IsValid() {
+		out = append(out, netip.AddrPortFrom(d.ClusterIP, port.Port))
+	}
 	for _, a := range d.External {
 		out = append(out, netip.AddrPortFrom(a, port.Port))
 	}
 	if port.NodePort == 0 {
 		return out
 	}
-	for _, e := range p.constant {
-		if e.Map == mapNodeAddrs {
-			out = append(out, netip.AddrPortFrom(unpackAddr(e.Key, 0), port.NodePort))
-		}
+	for _, a := range p.nodeAddresses() {
+		out = append(out, netip.AddrPortFrom(a, port.NodePort))
 	}
 	return out
 }
@@ -224,7 +258,7 @@ type adoption struct {
 // adopt makes the planner go on counting where the table stopped.
 func adopt(was held, p *planner) *adoption {
 	for k, v := range was.Remembered {
-		p.nextID = max(p.nextID, unpackMark(k.Key, 1)&^localBit+1)
+		p.nextID = max(p.nextID, unpackMark(k.Key[len(k.Key)-4:], 0)&^localBit+1)
 		p.nextHandle = max(p.nextHandle, unpackMark(v.Value, 0)&^classMask+1)
 	}
 	for k, v := range was.Elements {
@@ -253,7 +287,11 @@ func adopt(was held, p *planner) *adoption {
 
 // port returns what the table knows of a service-port, by the address that leads to it; nil for nothing.
 func (a *adoption) port(d *desired, want desiredPort) *plannedPort {
-	v, ok := a.held[elemKey{mapServices, packService(d.ClusterIP, want.Protocol, want.Port)}]
+	at := elemKey{mapNodePorts, packNodePort(want.Protocol, want.NodePort)}
+	if d.ClusterIP.IsValid() {
+		at = elemKey{mapServices, packService(d.ClusterIP, want.Protocol, want.Port)}
+	}
+	v, ok := a.held[at]
 	if !ok {
 		return nil
 	}

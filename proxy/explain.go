@@ -65,40 +65,47 @@ func (p *Proxy) Explain(service types.NamespacedName) Explanation {
 	if e.Absent = ignored(svc); e.Absent != "" {
 		return e
 	}
-	var planned *plannedService
-	if p.planner != nil {
-		planned = p.planner.services[service]
-	}
 	for i := range svc.Spec.Ports {
-		e.Ports = append(e.Ports, p.explainPort(svc, &svc.Spec.Ports[i], planned))
+		e.Ports = append(e.Ports, p.explainPort(svc, &svc.Spec.Ports[i]))
 	}
 	return e
 }
 
-func (p *Proxy) explainPort(svc *corev1.Service, port *corev1.ServicePort, planned *plannedService) ExplainedPort {
-	want := p.model.desiredPort(svc, port)
+// explainPort tells of a service-port in all the families that its Service has.
+func (p *Proxy) explainPort(svc *corev1.Service, port *corev1.ServicePort) ExplainedPort {
 	out := ExplainedPort{
-		Name: want.Name, Protocol: string(protocolName(want.Protocol)), Port: want.Port, Affinity: want.Affinity,
+		Name: port.Name, Protocol: string(protocolName(protocolNumber(port.Protocol))), Port: uint16(port.Port),
+		Affinity: affinitySeconds(svc),
+	}
+	for _, ip := range clusterIPs(svc) {
+		for _, s := range p.sides {
+			if s.network.has(ip) {
+				p.explainSide(&out, s, svc, port)
+			}
+		}
+	}
+	return out
+}
+
+func (p *Proxy) explainSide(out *ExplainedPort, s *side, svc *corev1.Service, port *corev1.ServicePort) {
+	f, name := s.network.family, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	want := p.model.desiredPort(svc, port, f)
+	var planned *plannedService
+	if s.planner != nil {
+		planned = s.planner.services[name]
 	}
 	held := planned.port(portKey{want.Name, want.Protocol})
 	if held == nil {
 		held = &plannedPort{desiredPort: want}
 	}
-	out.ID = held.id
-	ip, _ := parse4(svc.Spec.ClusterIP)
-	external := held.mark(want.ExternalLocal) != held.id
-	out.Ways = append(out.Ways, Way{netip.AddrPortFrom(ip, want.Port), "ClusterIP", held.mark(want.InternalLocal) != held.id})
-	for _, a := range externalAddresses(svc) {
-		out.Ways = append(out.Ways, Way{netip.AddrPortFrom(a, want.Port), "external", external})
+	if out.ID == 0 {
+		out.ID = held.id
 	}
-	if want.NodePort != 0 {
-		for _, a := range p.cfg.NodeAddresses {
-			out.Ways = append(out.Ways, Way{netip.AddrPortFrom(a, want.NodePort), "NodePort", external})
-		}
-	}
-	all := p.model.candidates(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, port)
+	out.Ways = append(out.Ways, p.ways(f, svc, held)...)
+	all := p.model.candidates(name, port, f)
 	here := p.model.localOf(all)
 	choose(all)
+	p.model.heedHints(all)
 	choose(here)
 	for _, c := range all {
 		h, _ := held.handle(c.endpoint)
@@ -107,6 +114,26 @@ func (p *Proxy) explainPort(svc *corev1.Service, port *corev1.ServicePort, plann
 			e.LocalVerdict, here = here[0].Verdict, here[1:]
 		}
 		out.Endpoints = append(out.Endpoints, e)
+	}
+}
+
+// ways are the addresses of a family that lead to a service-port.
+func (p *Proxy) ways(f family, svc *corev1.Service, port *plannedPort) []Way {
+	var out []Way
+	for _, ip := range clusterIPs(svc) {
+		if f.has(ip) {
+			out = append(out, Way{netip.AddrPortFrom(ip, port.Port), "ClusterIP", port.mark(port.InternalLocal) != port.id})
+		}
+	}
+	external := port.mark(port.ExternalLocal) != port.id
+	for _, a := range externalAddresses(svc, f) {
+		out = append(out, Way{netip.AddrPortFrom(a, port.Port), "external", external})
+	}
+	if port.NodePort == 0 {
+		return out
+	}
+	for _, e := range p.constant(f) {
+		out = append(out, Way{netip.AddrPortFrom(unpackAddr(e.Key), port.NodePort), "NodePort", external})
 	}
 	return out
 }

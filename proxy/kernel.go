@@ -51,7 +51,7 @@ type held struct {
 }
 
 // newChains lists the chains that the jumps among verbs lead to for the first time.
-func newChains(verbs []verb) []chain {
+func newChains(f family, verbs []verb) []chain {
 	var out []chain
 	for _, v := range verbs {
 		if v.Op == opDelete {
@@ -62,7 +62,7 @@ func newChains(verbs []verb) []chain {
 			out = append(out, drawChain(int(unpackMark(v.Key, 0))))
 		case mapTimeouts:
 			seconds, _ := strconv.Atoi(strings.TrimPrefix(v.Value, rememberPrefix))
-			out = append(out, remember(uint32(seconds)))
+			out = append(out, f.remember(uint32(seconds)))
 		}
 	}
 	return out
@@ -70,21 +70,38 @@ func newChains(verbs []verb) []chain {
 
 // linux is the kernel of one network namespace, over lasting netlink sockets that were opened inside it.
 type linux struct {
-	mu    sync.Mutex // guards both sockets: an answer must not be taken by another's question
-	conn  *nftables.Conn
-	dumps *netlink.Conn
-	table *nftables.Table
+	family family
+	mu     sync.Mutex // guards both sockets: an answer must not be taken by another's question
+	conn   *nftables.Conn
+	dumps  *netlink.Conn
+	others *netlink.Conn // on which the kernel tells what others do
+	table  *nftables.Table
 }
 
+// socketBuffer is enough for a batch of batchVerbs elements and its answers. Without privilege over the host the kernel gives less,
+// which suffices too.
+const socketBuffer = 4 << 20
+
 // openKernel opens the sockets. Close them with Close.
-func openKernel(ns *netns.NS) (*linux, error) {
-	k := &linux{table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}
+func openKernel(ns *netns.NS, f family) (*linux, error) {
+	k := &linux{family: f, table: &nftables.Table{Family: nftables.TableFamily(f.proto()), Name: tableName}}
 	err := ns.Do(func() error {
 		var err error
-		if k.conn, err = nftables.New(nftables.AsLasting()); err != nil {
+		own := make([]uint32, 2)
+		number := func(c *netlink.Conn) (err error) {
+			own[0], err = portID(c)
+			return errors.Join(err, c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
+		}
+		if k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(number)); err != nil {
 			return err
 		}
-		k.dumps, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if k.dumps, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+			return err
+		}
+		if own[1], err = portID(k.dumps); err != nil {
+			return err
+		}
+		k.others, err = listen(own)
 		return err
 	})
 	if err != nil {
@@ -102,6 +119,9 @@ func (k *linux) Close() error {
 	if k.dumps != nil {
 		errs = append(errs, k.dumps.Close())
 	}
+	if k.others != nil {
+		errs = append(errs, k.others.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -109,7 +129,7 @@ func (k *linux) apply(b batch) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if b.Declare || b.Reset {
-		if err := declareMaps(k.dumps, b.Reset); err != nil {
+		if err := declareMaps(k.dumps, k.family, b.Reset); err != nil {
 			return fmt.Errorf("declare the maps: %w", err)
 		}
 	}
@@ -224,7 +244,7 @@ func (k *linux) read() (held, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var h held
-	tables, err := k.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := k.conn.ListTablesOfFamily(k.table.Family)
 	if err != nil {
 		return h, fmt.Errorf("list tables: %w", err)
 	}
@@ -252,7 +272,7 @@ func (k *linux) read() (held, error) {
 		if d.remembers {
 			into = h.Remembered
 		}
-		if err := dumpElements(k.dumps, d, into); err != nil {
+		if err := dumpElements(k.dumps, k.family, d, into); err != nil {
 			return h, fmt.Errorf("read %s: %w", s.Name, err)
 		}
 	}
@@ -260,7 +280,7 @@ func (k *linux) read() (held, error) {
 }
 
 func (k *linux) readChains(h *held) error {
-	chains, err := k.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := k.conn.ListChainsOfTableFamily(k.table.Family)
 	if err != nil {
 		return fmt.Errorf("list chains: %w", err)
 	}

@@ -40,7 +40,7 @@ func nft(t *testing.T, ns *netns.NS, stdin string, args ...string) string {
 
 func openTestKernel(t testing.TB, ns *netns.NS) *linux {
 	t.Helper()
-	k, err := openKernel(ns)
+	k, err := openKernel(ns, ipv4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestTheTableAsTextAndInTheKernelAreTheSame(t *testing.T) {
 	p.finish()
 	chains := ruleset(testNetwork, p.shapes)
 	var text strings.Builder
-	if err := writeTable(&text, chains, p.table()); err != nil {
+	if err := writeTable(&text, ipv4, chains, p.table()); err != nil {
 		t.Fatal(err)
 	}
 	byText, byNetlink := newNS(t), newNS(t)

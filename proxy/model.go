@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/api"
@@ -22,11 +20,15 @@ const (
 
 // desired is what one Service asks of this node's table. Nil: nothing.
 type desired struct {
-	Name      types.NamespacedName
+	Name types.NamespacedName
+	// ClusterIP is not valid for the hostPorts of a pod.
 	ClusterIP netip.Addr
 	// External are the load-balancer and external addresses, without duplicates.
 	External []netip.Addr
-	Ports    []desiredPort
+	// Guarded are those of External that only the sources in Ranges may use.
+	Guarded []netip.Addr
+	Ranges  []netip.Prefix
+	Ports   []desiredPort
 }
 
 // desiredPort is one service-port. Affinity is in seconds, 0 for none.
@@ -36,6 +38,8 @@ type desiredPort struct {
 	Port, NodePort               uint16
 	Affinity                     uint32
 	InternalLocal, ExternalLocal bool
+	// HostIP, if valid, is the one address of the node at which NodePort answers: a hostPort may ask for that.
+	HostIP netip.Addr
 	// Cluster are the endpoints of the Cluster policy, Local those of this node (kept only when a Local policy needs them).
 	Cluster, Local []endpoint
 	// Here are all endpoints of this node, chosen or not: each may come to reach itself.
@@ -49,34 +53,14 @@ type endpoint struct {
 	Pod     string // "namespace/name", "" when the slice names none
 }
 
-// candidate is an endpoint as the slices tell of it, with the verdict of choose.
-type candidate struct {
-	endpoint
-	Node                        string
-	Ready, Serving, Terminating bool
-	Verdict                     Verdict
-}
-
-// Verdict says whether an endpoint gets connections, and why.
-type Verdict string
-
-// The verdicts on an endpoint.
-const (
-	VerdictReady       Verdict = "ready"
-	VerdictTerminating Verdict = "terminating, but still serving, and no endpoint is ready"
-	VerdictNotReady    Verdict = "not ready"
-	VerdictLeaving     Verdict = "terminating, and others are ready"
-	VerdictDuplicate   Verdict = "another entry has the same address and port"
-)
-
-// Used tells whether an endpoint with this verdict gets connections.
-func (v Verdict) Used() bool { return v == VerdictReady || v == VerdictTerminating }
-
-// model holds the Services and slices as last seen. The objects are the store's own and are only read.
+// model holds the Services, slices and pods as last seen. The objects are the store's own and are only read.
 type model struct {
 	node     string
+	zone     string // the node's, "" while unknown
 	services map[types.NamespacedName]*corev1.Service
 	slices   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // by Service, then by name of the slice
+	policies *policies
+	hostPods map[types.NamespacedName]*corev1.Pod // by hostPortName: this node's pods with hostPorts
 }
 
 func newModel(node string) *model {
@@ -84,6 +68,8 @@ func newModel(node string) *model {
 		node:     node,
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		policies: newPolicies(node),
+		hostPods: map[types.NamespacedName]*corev1.Pod{},
 	}
 }
 
@@ -109,6 +95,17 @@ func (m *model) take(e store.Event, dirty map[types.NamespacedName]struct{}) {
 			return
 		}
 		m.addSlice(slice, dirty)
+	case api.Nodes:
+		m.takeNode(e.Object.(*corev1.Node), e.Type == store.Deleted, dirty)
+	case api.Pods:
+		m.takePod(e.Object.(*corev1.Pod), e.Type == store.Deleted, dirty)
+		m.policies.takePod(e.Object.(*corev1.Pod), e.Type == store.Deleted)
+	case api.Namespaces:
+		m.policies.takeNamespace(e.Object.(*corev1.Namespace), e.Type == store.Deleted)
+	default:
+		if policy, ok := e.Object.(*networkingv1.NetworkPolicy); ok {
+			m.policies.takePolicy(policy, e.Type == store.Deleted)
+		}
 	}
 }
 
@@ -155,27 +152,54 @@ func ignored(svc *corev1.Service) string {
 	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return "a headless Service has no address; DNS answers with its pods"
 	}
-	if _, ok := parse4(svc.Spec.ClusterIP); !ok {
-		return "it has no IPv4 address yet"
+	if len(clusterIPs(svc)) == 0 {
+		return "it has no address yet"
 	}
 	return ""
 }
 
-// desired is the state that one Service asks for now, nil for none.
-func (m *model) desired(name types.NamespacedName) *desired {
+// clusterIPs are the Service's addresses, at most one of each family.
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	var out []netip.Addr
+	for _, f := range []family{ipv4, ipv6} {
+		for _, s := range append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...) {
+			if a, ok := f.parse(s); ok {
+				out = append(out, a)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// desired is the state that one Service, or one pod's hostPorts, ask of a family's table now, nil for none.
+func (m *model) desired(name types.NamespacedName, f family) *desired {
+	if pod := m.hostPods[name]; pod != nil {
+		return hostPorts(name, pod, f)
+	}
 	svc := m.services[name]
 	if svc == nil || ignored(svc) != "" {
 		return nil
 	}
-	ip, _ := parse4(svc.Spec.ClusterIP)
-	d := &desired{Name: name, ClusterIP: ip, External: externalAddresses(svc)}
+	d := &desired{Name: name, External: externalAddresses(svc, f)}
+	for _, ip := range clusterIPs(svc) {
+		if f.has(ip) {
+			d.ClusterIP = ip
+		}
+	}
+	if !d.ClusterIP.IsValid() {
+		return nil
+	}
+	if d.Ranges = sourceRanges(svc, f); d.Ranges != nil {
+		d.Guarded = loadBalancerAddresses(svc, f)
+	}
 	for i := range svc.Spec.Ports {
-		d.Ports = append(d.Ports, m.desiredPort(svc, &svc.Spec.Ports[i]))
+		d.Ports = append(d.Ports, m.desiredPort(svc, &svc.Spec.Ports[i], f))
 	}
 	return d
 }
 
-func (m *model) desiredPort(svc *corev1.Service, port *corev1.ServicePort) desiredPort {
+func (m *model) desiredPort(svc *corev1.Service, port *corev1.ServicePort, f family) desiredPort {
 	p := desiredPort{
 		Name: port.Name, Protocol: protocolNumber(port.Protocol), Port: uint16(port.Port), NodePort: uint16(port.NodePort),
 		Affinity:      affinitySeconds(svc),
@@ -185,166 +209,19 @@ func (m *model) desiredPort(svc *corev1.Service, port *corev1.ServicePort) desir
 	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		p.NodePort = 0
 	}
-	all := m.candidates(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, port)
+	all := m.candidates(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, port, f)
 	local := m.localOf(all)
 	for _, c := range local {
 		p.Here = append(p.Here, c.endpoint)
 	}
+	choose(all)
+	m.heedHints(all)
 	p.Cluster = used(all)
 	if p.InternalLocal || p.ExternalLocal {
+		choose(local)
 		p.Local = used(local)
 	}
 	return p
-}
-
-// localOf copies the candidates of this node.
-func (m *model) localOf(all []candidate) []candidate {
-	var local []candidate
-	for _, c := range all {
-		if c.Node == m.node && c.Node != "" {
-			local = append(local, c)
-		}
-	}
-	return local
-}
-
-// used chooses among candidates and returns the endpoints that get connections.
-func used(candidates []candidate) []endpoint {
-	choose(candidates)
-	var out []endpoint
-	for _, c := range candidates {
-		if c.Verdict.Used() {
-			out = append(out, c.endpoint)
-		}
-	}
-	return out
-}
-
-// candidates gathers the endpoints of one service-port over all slices, in order of slice name.
-func (m *model) candidates(name types.NamespacedName, port *corev1.ServicePort) []candidate {
-	held := m.slices[name]
-	var out []candidate
-	for _, n := range slices.Sorted(maps.Keys(held)) {
-		slice := held[n]
-		if _, headless := slice.Labels[labelHeadless]; headless || slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		for _, target := range targetPorts(slice, port) {
-			for i := range slice.Endpoints {
-				out = appendCandidates(out, slice, &slice.Endpoints[i], target)
-			}
-		}
-	}
-	return out
-}
-
-// targetPorts are the numbers a slice gives for a service-port.
-func targetPorts(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) []uint16 {
-	var out []uint16
-	for _, p := range slice.Ports {
-		name, protocol := "", corev1.ProtocolTCP
-		if p.Name != nil {
-			name = *p.Name
-		}
-		if p.Protocol != nil {
-			protocol = *p.Protocol
-		}
-		if name == port.Name && protocolNumber(protocol) == protocolNumber(port.Protocol) && p.Port != nil {
-			out = append(out, uint16(*p.Port))
-		}
-	}
-	return out
-}
-
-func appendCandidates(out []candidate, slice *discoveryv1.EndpointSlice, ep *discoveryv1.Endpoint, port uint16) []candidate {
-	c := candidate{
-		Ready:       ep.Conditions.Ready == nil || *ep.Conditions.Ready,
-		Terminating: ep.Conditions.Terminating != nil && *ep.Conditions.Terminating,
-	}
-	c.Serving = c.Ready
-	if ep.Conditions.Serving != nil {
-		c.Serving = *ep.Conditions.Serving
-	}
-	if ep.NodeName != nil {
-		c.Node = *ep.NodeName
-	}
-	if ep.TargetRef != nil && ep.TargetRef.Kind == "Pod" {
-		c.Pod = cmp.Or(ep.TargetRef.Namespace, slice.Namespace) + "/" + ep.TargetRef.Name
-	}
-	for _, a := range ep.Addresses {
-		if ip, ok := parse4(a); ok {
-			c.Address = netip.AddrPortFrom(ip, port)
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-// choose gives each candidate its verdict: the ready ones, or, when none is ready, those that still serve while they
-// terminate. Of several entries with one address and port one counts: ready before not, then staying before terminating,
-// then the first.
-func choose(candidates []candidate) {
-	best := make(map[netip.AddrPort]int, len(candidates))
-	for i := range candidates {
-		j, seen := best[candidates[i].Address]
-		if !seen || rank(&candidates[i]) > rank(&candidates[j]) {
-			best[candidates[i].Address] = i
-		}
-	}
-	anyReady := slices.ContainsFunc(candidates, func(c candidate) bool { return c.Ready })
-	for i := range candidates {
-		c := &candidates[i]
-		switch {
-		case best[c.Address] != i:
-			c.Verdict = VerdictDuplicate
-		case c.Ready:
-			c.Verdict = VerdictReady
-		case c.Serving && c.Terminating && anyReady:
-			c.Verdict = VerdictLeaving
-		case c.Serving && c.Terminating:
-			c.Verdict = VerdictTerminating
-		default:
-			c.Verdict = VerdictNotReady
-		}
-	}
-}
-
-// rank orders entries of one address and port.
-func rank(c *candidate) int {
-	r := 0
-	if c.Ready {
-		r += 4
-	}
-	if !c.Terminating {
-		r += 2
-	}
-	if c.Serving {
-		r++
-	}
-	return r
-}
-
-// externalAddresses are the addresses from outside that this node serves for a Service: spec.externalIPs and, for type
-// LoadBalancer, the addresses in its status unless their ipMode is Proxy.
-func externalAddresses(svc *corev1.Service) []netip.Addr {
-	var out []netip.Addr
-	add := func(s string) {
-		if ip, ok := parse4(s); ok && !slices.Contains(out, ip) {
-			out = append(out, ip)
-		}
-	}
-	for _, s := range svc.Spec.ExternalIPs {
-		add(s)
-	}
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return out
-	}
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
-			add(in.IP)
-		}
-	}
-	return out
 }
 
 func affinitySeconds(svc *corev1.Service) uint32 {
@@ -356,11 +233,6 @@ func affinitySeconds(svc *corev1.Service) uint32 {
 		return uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 	}
 	return uint32(*c.ClientIP.TimeoutSeconds)
-}
-
-func parse4(s string) (netip.Addr, bool) {
-	ip, err := netip.ParseAddr(s)
-	return ip, err == nil && ip.Is4()
 }
 
 // The protocols of Services, by their numbers in the IP header.
@@ -390,15 +262,18 @@ func protocolName(n uint8) corev1.Protocol {
 	return corev1.ProtocolTCP
 }
 
-// all is the desired state of every Service that has one, in order of name.
-func (m *model) all() []*desired {
+// all is the desired state of everything that has one, in order of name.
+func (m *model) all(f family) []*desired {
 	names := make(map[types.NamespacedName]struct{}, len(m.services))
 	for n := range m.services {
 		names[n] = struct{}{}
 	}
+	for n := range m.hostPods {
+		names[n] = struct{}{}
+	}
 	out := make([]*desired, 0, len(names))
 	for _, n := range sorted(names) {
-		if d := m.desired(n); d != nil {
+		if d := m.desired(n, f); d != nil {
 			out = append(out, d)
 		}
 	}

@@ -80,7 +80,7 @@ func TestWhichEndpointsAreUsed(t *testing.T) {
 			t.Parallel()
 			one, two := slice("web", c.first...), slice("web", c.second...)
 			two.Name = "web-2"
-			d := modelOf(service("web", "10.96.0.20", internalLocal), one, two).desired(nn("web"))
+			d := modelOf(service("web", "10.96.0.20", internalLocal), one, two).desired(nn("web"), ipv4)
 			pods := func(list []endpoint) []string {
 				var out []string
 				for _, e := range list {
@@ -113,7 +113,7 @@ func TestServicesThatAreNotOurs(t *testing.T) {
 	} {
 		p, _ := onFake()
 		p.model = modelOf(svc, slice("web", at("10.244.1.1", "node1", "a", "rs")))
-		if d := p.model.desired(nn("web")); d != nil {
+		if d := p.model.desired(nn("web"), ipv4); d != nil {
 			t.Errorf("%s: got %+v, want nothing", name, d)
 		}
 		if e := p.Explain(nn("web")); e.Absent == "" {
@@ -128,7 +128,7 @@ func TestLoadBalancerAddresses(t *testing.T) {
 	proxied := corev1.LoadBalancerIPModeProxy
 	svc := service("web", "10.96.0.20", loadBalancer("172.31.0.1"), externalIP("172.31.0.1"), externalIP("172.31.0.7"))
 	svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "172.31.0.2", IPMode: &proxied})
-	d := modelOf(svc).desired(nn("web"))
+	d := modelOf(svc).desired(nn("web"), ipv4)
 	var got []string
 	for _, a := range d.External {
 		got = append(got, a.String())

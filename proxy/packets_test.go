@@ -140,7 +140,7 @@ func TestADeletedServiceLeavesNothing(t *testing.T) {
 	r := newRig(t)
 	a, client := r.pod(1), r.pod(1)
 	svc, sl := service("web", "10.96.0.20", both, nodePort(30080), loadBalancer("172.31.0.1"), externalLocal, sticky(60)), bothSlice("web", ready(a))
-	before := len(r.nodes[0].proxy.planner.table())
+	before := len(r.nodes[0].proxy.sides[0].planner.table())
 	r.put(svc, sl)
 	only(t, "before", r.spread(r.outside, "tcp", "172.31.0.1:80", 2), "pod-1-1:8080")
 	r.remove(svc)
@@ -151,7 +151,7 @@ func TestADeletedServiceLeavesNothing(t *testing.T) {
 		t.Error("the load-balancer address still answers")
 	}
 	// The jump of the affinity timeout is a shape, and stays.
-	if got := len(r.nodes[0].proxy.planner.table()) - 1; got != before {
+	if got := len(r.nodes[0].proxy.sides[0].planner.table()) - 1; got != before {
 		t.Errorf("%d elements are left, want %d", got, before)
 	}
 }

@@ -31,6 +31,7 @@ type verb struct {
 type shapes struct {
 	Indexes  int
 	Timeouts [classCount]uint32
+	prefixes
 }
 
 // portKey names a service-port within its Service, whatever its number is.
@@ -99,6 +100,8 @@ type planner struct {
 	left               []leftEndpoint
 	joined             []netip.AddrPort
 	constant           []element
+	policies           elements // what the NetworkPolicies ask for
+	rewrite            bool     // a prefix length came into use
 }
 
 // change is an element before and after; nil: it is not there.
@@ -107,9 +110,10 @@ type change struct{ before, after *elemValue }
 // plan is what has to be done: the verbs for the kernel's table, in order of map and key, and what happened to UDP, whose
 // conntrack entries outlive the elements they were made by.
 type plan struct {
-	Verbs  []verb
-	Left   []leftEndpoint   // UDP endpoints that get no more packets
-	Joined []netip.AddrPort // UDP addresses that lead somewhere only now
+	Verbs    []verb
+	Prefixes bool             // the chains that look for prefixes must be written anew
+	Left     []leftEndpoint   // UDP endpoints that get no more packets
+	Joined   []netip.AddrPort // UDP addresses that lead somewhere only now
 }
 
 // leftEndpoint is an endpoint that one UDP service-port does not use any more.
@@ -122,7 +126,7 @@ type leftEndpoint struct {
 func newPlanner(indexes int, constant []element) *planner {
 	return &planner{
 		services: map[types.NamespacedName]*plannedService{}, claims: claims{}, nextID: firstID, nextHandle: firstHandle,
-		shapes: shapes{Indexes: indexes}, changes: map[elemKey]change{}, constant: constant,
+		shapes: shapes{Indexes: indexes}, changes: map[elemKey]change{}, constant: constant, policies: elements{},
 	}
 }
 
@@ -142,7 +146,7 @@ func (p *planner) set(name types.NamespacedName, d *desired) {
 	p.count(old, -1)
 	p.count(planned, +1)
 	p.noteGone(old, planned)
-	p.change(name, elementsOf(old), elementsOf(planned))
+	p.change(name, p.elementsOf(old), p.elementsOf(planned))
 }
 
 // planPort plans one service-port from what it was.
@@ -257,6 +261,55 @@ func (p *planner) count(s *plannedService, n int) {
 	}
 }
 
+// setPolicies plans what the NetworkPolicies ask for: changed elements of what they asked before.
+func (p *planner) setPolicies(now elements, changed []elemKey) {
+	for _, k := range changed {
+		v, is := now[k]
+		old, was := p.policies[k]
+		switch {
+		case is && was:
+			p.put(k, &old, &v)
+		case is:
+			p.put(k, nil, &v)
+		case was:
+			p.put(k, &old, nil)
+		}
+		if is {
+			p.policies[k] = v
+		} else {
+			delete(p.policies, k)
+		}
+	}
+}
+
+// takePolicies takes over all that the NetworkPolicies ask for, at a start.
+func (p *planner) takePolicies(t *policyTable) {
+	t.drain()
+	p.policies = maps.Clone(t.held)
+	for k := range p.policies {
+		p.useLength(k)
+	}
+}
+
+// useLength notes a prefix length in use, which the chains have to try.
+func (p *planner) useLength(k elemKey) {
+	var used *lengths
+	at := len(k.Key) - 4
+	switch k.Map {
+	case mapRanges:
+		used = &p.shapes.Ranges
+	case mapBlocks:
+		used = &p.shapes.Blocks
+	case mapPermitPort:
+		used, at = &p.shapes.Ports, 4
+	default:
+		return
+	}
+	if n := unpackMark(k.Key[at:], 0); !used[n] {
+		used[n], p.rewrite = true, true
+	}
+}
+
 // growTo makes draw chains for n endpoints, doubling, so that a growing Service seldom needs new ones.
 func (p *planner) growTo(n int) {
 	for p.shapes.Indexes < n {
@@ -304,6 +357,9 @@ func (p *planner) claim(owner types.NamespacedName, k elemKey, v *elemValue) {
 
 // put notes that an element went from one value to another; nil: it is not there.
 func (p *planner) put(k elemKey, old, new *elemValue) {
+	if new != nil {
+		p.useLength(k)
+	}
 	if p.found != nil {
 		return // full compares tables
 	}
@@ -317,7 +373,8 @@ func (p *planner) put(k elemKey, old, new *elemValue) {
 
 // finish returns what has to be done about everything set since the last finish.
 func (p *planner) finish() plan {
-	out := plan{Left: p.left, Joined: p.joined}
+	out := plan{Prefixes: p.rewrite, Left: p.left, Joined: p.joined}
+	p.rewrite = false
 	for k, c := range p.changes {
 		switch {
 		case c.before == nil && c.after == nil || c.before != nil && c.after != nil && *c.before == *c.after:
@@ -345,8 +402,13 @@ func (p *planner) all() iter.Seq[element] {
 				}
 			}
 		}
+		for k, v := range p.policies {
+			if !yield(element{k, v}) {
+				return
+			}
+		}
 		for _, s := range p.services {
-			for _, e := range elementsOf(s) {
+			for _, e := range p.elementsOf(s) {
 				if !shared(e.Map) && !yield(e) {
 					return
 				}

@@ -224,7 +224,7 @@ delete element ip kubarium sizes { 0x00000001 }; add element ip kubarium sizes {
 delete element ip kubarium slots { 0x00000001 . 0x00000000 }; add element ip kubarium slots { 0x00000001 . 0x00000000 comment "default/web:http" : 0x00100002 }
 delete element ip kubarium slots { 0x00000001 . 0x00000002 comment "default/web:http" : 0x00100002 }
 `
-	if d := cmp.Diff(want, p.finish().String()); d != "" {
+	if d := cmp.Diff(want, p.finish().text(ipv4)); d != "" {
 		t.Errorf("want (-) got (+):\n%s", d)
 	}
 }

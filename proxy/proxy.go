@@ -10,7 +10,7 @@
 // leaves behind), proxy (the loop). Counts and Explain tell what is there and why.
 //
 // It will not forward, accept or see a single byte of traffic; connections live in the kernel and outlive Run. It sets no
-// sysctls, routes or interfaces: the node does. The IPv4 table stands alone so far.
+// sysctls, routes or interfaces: the node does. It judges no established connection anew: a NetworkPolicy meets new ones.
 package proxy
 
 import (
@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -42,9 +43,16 @@ type Config struct {
 	NodeAddresses []netip.Addr
 	// PodCIDR holds the pods of the whole cluster, ServiceCIDR the ClusterIPs.
 	PodCIDR, ServiceCIDR netip.Prefix
+	// PodCIDR6 and ServiceCIDR6 are the same for IPv6; the zero value: the node has no IPv6 table.
+	PodCIDR6, ServiceCIDR6 netip.Prefix
 	// DNSAddress is the cluster DNS address when the node's own loopback holds it; the zero value when it does not.
 	DNSAddress netip.Addr
 	Reader     store.Reader
+	// MasqueradeAll hides every client behind the node's address, on every way to a Service but Local ones.
+	MasqueradeAll bool
+	// Healthz is where Run serves /healthz and /livez in the node's namespace, as kube-proxy does at 0.0.0.0:10256; the zero
+	// value: nowhere.
+	Healthz netip.AddrPort
 	// Log may be nil: then nothing is logged.
 	Log *slog.Logger
 }
@@ -70,13 +78,13 @@ type Proxy struct {
 	log      *slog.Logger
 	progress store.Progress
 
-	mu      sync.Mutex // guards all below
-	model   *model
-	planner *planner // nil until the first reconcile
-	kernel  kernel   // nil while Run does not run
-	flows   flows
-	seen    uint64 // the revision that the model stands at
-	stats   Stats
+	mu    sync.Mutex // guards all below
+	model *model
+	sides []*side // of both families, or of IPv4 alone
+	seen  uint64  // the revision that the model stands at
+	stats Stats
+
+	health *health
 }
 
 // Stats counts what a Proxy has done since it was made.
@@ -87,6 +95,12 @@ type Stats struct {
 	Reconciles uint64
 	// Failures are batches, reads and conntrack clean-ups that failed.
 	Failures uint64
+	// Intrusions are changes of our tables by others.
+	Intrusions uint64
+	// Behind: the last attempt to program the kernel failed, and another is due.
+	Behind bool
+	// LastSync is when the kernel last did all that was known.
+	LastSync time.Time
 }
 
 // New makes a Proxy. It touches nothing before Run.
@@ -96,15 +110,27 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, errors.New("proxy: Node, NS and Reader are required")
 	case !cfg.PodCIDR.IsValid() || !cfg.PodCIDR.Addr().Is4() || !cfg.ServiceCIDR.IsValid() || !cfg.ServiceCIDR.Addr().Is4():
 		return nil, fmt.Errorf("proxy: PodCIDR %s and ServiceCIDR %s must be IPv4 prefixes", cfg.PodCIDR, cfg.ServiceCIDR)
+	case (cfg.PodCIDR6.IsValid() || cfg.ServiceCIDR6.IsValid()) && !(cfg.PodCIDR6.Addr().Is6() && cfg.ServiceCIDR6.Addr().Is6()):
+		return nil, fmt.Errorf("proxy: PodCIDR6 %s and ServiceCIDR6 %s must both be IPv6 prefixes", cfg.PodCIDR6, cfg.ServiceCIDR6)
 	}
-	p := &Proxy{
-		cfg: cfg, log: cfg.Log, model: newModel(cfg.Node),
-		network: network{podCIDR: cfg.PodCIDR.Masked(), serviceCIDR: cfg.ServiceCIDR.Masked(), dns: cfg.DNSAddress},
-	}
+	p := &Proxy{cfg: cfg, log: cfg.Log, model: newModel(cfg.Node)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
+	p.health = newHealth(cfg.NS, p.log, p.Healthy)
+	p.sides = append(p.sides, &side{network: cfg.network(ipv4, cfg.PodCIDR, cfg.ServiceCIDR)})
+	if cfg.ServiceCIDR6.IsValid() {
+		p.sides = append(p.sides, &side{network: cfg.network(ipv6, cfg.PodCIDR6, cfg.ServiceCIDR6)})
+	}
 	return p, nil
+}
+
+func (c *Config) network(f family, pods, services netip.Prefix) network {
+	n := network{family: f, podCIDR: pods.Masked(), serviceCIDR: services.Masked(), masqueradeAll: c.MasqueradeAll}
+	if f.has(c.DNSAddress) {
+		n.dns = c.DNSAddress
+	}
+	return n
 }
 
 // Progress tells up to which revision the kernel does what the store says.
@@ -119,24 +145,43 @@ func (p *Proxy) Stats() Stats {
 
 // Run programs the node until ctx ends, then returns nil; the table stays, and a later Run takes it over. Nothing is written
 // before Services and slices are listed. It fails when the store closes or the namespace cannot be entered.
-func (p *Proxy) Run(ctx context.Context) error {
-	k, err := openKernel(p.cfg.NS)
-	if err != nil {
-		return fmt.Errorf("proxy of %s: %w", p.cfg.Node, err)
+func (p *Proxy) Run(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("proxy of %s: %w", p.cfg.Node, err)
+		}
+	}()
+	var closings []func() error
+	defer func() {
+		for _, closing := range closings {
+			err = errors.Join(err, closing())
+		}
+	}()
+	for _, s := range p.sides {
+		closing, err := s.open(p.cfg.NS, &p.mu)
+		if err != nil {
+			return err
+		}
+		closings = append(closings, closing)
 	}
-	f, err := openConntrack(p.cfg.NS)
-	if err != nil {
-		return errors.Join(fmt.Errorf("proxy of %s: %w", p.cfg.Node, err), k.Close())
-	}
-	err = p.run(ctx, k, f)
-	f.Close()
-	return errors.Join(err, k.Close())
+	return p.run(ctx)
 }
 
-// run is Run over any kernel.
-func (p *Proxy) run(ctx context.Context, k kernel, f flows) error {
-	p.use(k, f)
-	defer p.use(nil, nil)
+// run is Run over any kernels. It waits for all it started.
+func (p *Proxy) run(ctx context.Context) error {
+	defer p.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer cancel()
+	if p.health != nil {
+		tasks.Go(func() { p.health.run(ctx, p.cfg.Healthz) })
+	}
+	for _, s := range p.sides {
+		if k, ok := s.kernel.(*linux); ok {
+			tasks.Go(func() { p.guard(ctx, k) })
+		}
+	}
 	for {
 		err := p.follow(ctx)
 		switch {
@@ -145,15 +190,18 @@ func (p *Proxy) run(ctx context.Context, k kernel, f flows) error {
 		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
 			p.log.Warn("the proxy fell behind the store's events and lists again", "node", p.cfg.Node)
 		default:
-			return fmt.Errorf("proxy of %s: %w", p.cfg.Node, err)
+			return err
 		}
 	}
 }
 
-func (p *Proxy) use(k kernel, f flows) {
+// leave lets go of the kernels, which Run's end closes.
+func (p *Proxy) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.kernel, p.flows = k, f
+	for _, s := range p.sides {
+		s.kernel, s.flows = nil, nil
+	}
 }
 
 // follow lists, reconciles, and then takes batches for as long as the reader gives any.
@@ -162,7 +210,7 @@ func (p *Proxy) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := p.cfg.Reader.Watch(ctx, from, api.Services, api.EndpointSlices)
+	w, err := p.cfg.Reader.Watch(ctx, from, kinds()...)
 	if err != nil {
 		return err
 	}
@@ -184,47 +232,72 @@ func (p *Proxy) follow(ctx context.Context) error {
 	}
 }
 
+// kinds are the kinds that decide what the table holds.
+func kinds() []*api.Kind {
+	out := []*api.Kind{api.Services, api.EndpointSlices, api.Nodes, api.Namespaces, api.Pods}
+	if policies, served := api.KindFor(networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy")); served {
+		out = append(out, policies)
+	}
+	return out
+}
+
 // list fills the model, and returns the revision to watch from: that of the first list, so that nothing between the lists is
-// missed. Events that the second list knew already are taken twice, in order, within the first batch.
+// missed. Events that a later list knew already are taken twice, in order, within the first batch.
 func (p *Proxy) list(ctx context.Context) (uint64, error) {
-	services, err := p.cfg.Reader.List(ctx, api.Services, store.Query{})
-	if err != nil {
-		return 0, fmt.Errorf("list services: %w", err)
-	}
-	endpoints, err := p.cfg.Reader.List(ctx, api.EndpointSlices, store.Query{})
-	if err != nil {
-		return 0, fmt.Errorf("list endpointslices: %w", err)
-	}
-	m, dirty := newModel(p.cfg.Node), map[types.NamespacedName]struct{}{}
-	for _, obj := range services.Items {
-		m.take(store.Event{Type: store.Added, Kind: api.Services, Object: obj}, dirty)
-	}
-	for _, obj := range endpoints.Items {
-		m.take(store.Event{Type: store.Added, Kind: api.EndpointSlices, Object: obj}, dirty)
+	m, dirty, from := newModel(p.cfg.Node), map[types.NamespacedName]struct{}{}, uint64(0)
+	for i, kind := range kinds() {
+		l, err := p.cfg.Reader.List(ctx, kind, store.Query{})
+		if err != nil {
+			return 0, fmt.Errorf("list %s: %w", kind.Plural, err)
+		}
+		for _, obj := range l.Items {
+			m.take(store.Event{Type: store.Added, Kind: kind, Object: obj}, dirty)
+		}
+		if i == 0 {
+			from = l.Revision
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.model, p.seen = m, services.Revision
-	return services.Revision, nil
+	p.model, p.seen = m, from
+	return from, nil
 }
 
 // take programs one batch of events.
 func (p *Proxy) take(b store.Batch) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dirty := p.enter(b)
-	for _, name := range sorted(dirty) {
-		p.planner.set(name, p.model.desired(name))
-	}
-	todo := p.planner.finish()
-	if len(todo.Verbs) > 0 {
-		if err := p.apply(batch{Chains: newChains(todo.Verbs), Verbs: todo.Verbs}); err != nil {
+	dirty := sorted(p.enter(b))
+	for _, s := range p.sides {
+		if err := p.settle(s.take(p.model, dirty, &p.stats)); err != nil {
 			return err
 		}
-		p.clean(todo)
 	}
-	p.progress.Reach(p.seen)
+	for _, name := range dirty {
+		p.health.set(name, p.model.healthCheck(name))
+	}
+	p.done()
 	return nil
+}
+
+// settle counts a failure, and keeps those that need a comparison of the whole table.
+func (p *Proxy) settle(err error) error {
+	if err == nil {
+		return nil
+	}
+	p.stats.Failures++
+	if stays := (errForget{}); errors.As(err, &stays) {
+		p.log.Warn("old UDP conntrack entries may stay until they time out", "node", p.cfg.Node, "error", err)
+		return nil
+	}
+	p.stats.Behind = true
+	return err
+}
+
+// done notes that the kernel does what the model says.
+func (p *Proxy) done() {
+	p.stats.Behind, p.stats.LastSync = false, time.Now()
+	p.progress.Reach(p.seen)
 }
 
 // enter takes events into the model alone. Call it with mu held.
@@ -237,38 +310,15 @@ func (p *Proxy) enter(b store.Batch) map[types.NamespacedName]struct{} {
 	return dirty
 }
 
-func sorted(names map[types.NamespacedName]struct{}) []types.NamespacedName {
-	out := make([]types.NamespacedName, 0, len(names))
-	for n := range names {
+func sorted(names map[types.NamespacedName]struct{}) []types.NamespacedName { return sortedKeys(names) }
+
+func sortedKeys[V any](m map[types.NamespacedName]V) []types.NamespacedName {
+	out := make([]types.NamespacedName, 0, len(m))
+	for n := range m {
 		out = append(out, n)
 	}
 	slices.SortFunc(out, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
 	return out
-}
-
-// apply sends a batch, a very large one in parts.
-func (p *Proxy) apply(whole batch) error {
-	for _, b := range split(whole, batchVerbs) {
-		if err := p.kernel.apply(b); err != nil {
-			p.stats.Failures++
-			return err
-		}
-		p.stats.Batches++
-		p.stats.Verbs += uint64(len(b.Verbs))
-	}
-	return nil
-}
-
-// clean deletes what UDP connections remember of endpoints that left. A failure is logged: such entries end by themselves,
-// after the kernel's timeout.
-func (p *Proxy) clean(todo plan) {
-	if len(todo.Left) == 0 && len(todo.Joined) == 0 {
-		return
-	}
-	if err := p.flows.forget(todo.Left, todo.Joined); err != nil {
-		p.stats.Failures++
-		p.log.Warn("old UDP conntrack entries may stay until they time out", "node", p.cfg.Node, "error", err)
-	}
 }
 
 // mend reconciles until it succeeds, taking in events while it waits. It fails as the watcher does.
@@ -306,56 +356,31 @@ func (p *Proxy) absorb(ctx context.Context, w store.Watcher, d time.Duration) er
 	}
 }
 
-// reconcile reads the table, plans everything anew with the numbers it finds there, and sends the difference.
+// reconcile compares the whole of the tables with the plan, and mends them.
 func (p *Proxy) reconcile(reset bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Reconciles++
-	was, err := p.kernel.read()
-	if err != nil {
-		p.stats.Failures++
-		return fmt.Errorf("read the table: %w", err)
+	for _, s := range p.sides {
+		if s.kernel == nil {
+			return ErrNotRunning
+		}
+		if err := p.settle(s.reconcile(p.model, p.constant(s.network.family), reset, &p.stats)); err != nil {
+			return err
+		}
 	}
-	next := newPlanner(indexesAhead, p.constant())
-	if p.planner != nil {
-		next.nextID, next.nextHandle = p.planner.nextID, p.planner.nextHandle
-	}
-	todo := next.full(was, p.model.all())
-	b := batch{Declare: true, Reset: reset, Chains: ruleset(p.network, next.shapes), Verbs: todo.Verbs}
-	if reset {
-		b.Verbs = diff(nil, next.all())
-	} else {
-		b.DropChains, b.DropSets = stale(was, b.Chains)
-	}
-	if err := p.apply(b); err != nil {
-		return err
-	}
-	p.planner = next
-	p.clean(todo)
-	p.progress.Reach(p.seen)
+	p.health.replace(p.model)
+	p.done()
 	return nil
 }
 
 // constant are the elements that no Service asks for.
-func (p *Proxy) constant() []element {
+func (p *Proxy) constant(f family) []element {
 	var out []element
 	for _, a := range p.cfg.NodeAddresses {
-		out = append(out, nodeAddress(a))
+		if f.has(a) && !a.IsLoopback() {
+			out = append(out, nodeAddress(a))
+		}
 	}
 	return out
-}
-
-// stale names the chains and maps of a table that do not belong there.
-func stale(h held, want []chain) (chains, sets []string) {
-	for _, name := range h.Chains {
-		if !slices.ContainsFunc(want, func(c chain) bool { return c.name == name }) {
-			chains = append(chains, name)
-		}
-	}
-	for _, name := range h.Sets {
-		if _, known := mapDefByName[name]; !known {
-			sets = append(sets, name)
-		}
-	}
-	return chains, sets
 }

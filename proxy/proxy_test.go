@@ -25,8 +25,9 @@ import (
 func onFake() (*Proxy, *fake) {
 	f := &fake{}
 	return &Proxy{
-		cfg: Config{Node: "node1", NodeAddresses: []netip.Addr{netip.MustParseAddr("172.30.0.11")}}, network: testNetwork,
-		log: slog.New(slog.DiscardHandler), model: newModel("node1"), kernel: f, flows: &noFlows{},
+		cfg: Config{Node: "node1", NodeAddresses: []netip.Addr{netip.MustParseAddr("172.30.0.11")}},
+		log: slog.New(slog.DiscardHandler), model: newModel("node1"),
+		sides: []*side{{network: testNetwork, kernel: f, flows: &noFlows{}}},
 	}, f
 }
 
@@ -108,7 +109,7 @@ func TestAChangeCostsTheSameHoweverManyServicesThereAre(t *testing.T) {
 				t.Errorf("%s at %d Services: got %+v, want %+v", s.what, n, got, s.want)
 			}
 		}
-		if !maps.Equal(p.planner.table(), f.table.Elements) { // too large to print
+		if !maps.Equal(p.sides[0].planner.table(), f.table.Elements) { // too large to print
 			t.Error("plan and table differ")
 		}
 	}
@@ -148,7 +149,7 @@ func TestAFailedBatchIsMended(t *testing.T) {
 			p.cfg.Reader = s
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- p.run(ctx, f, &noFlows{}) }()
+			go func() { done <- p.run(ctx) }()
 			write := func(objs ...api.Object) {
 				t.Helper()
 				revision, err := s.Update(ctx, func(tx *store.Tx) error {
@@ -172,7 +173,7 @@ func TestAFailedBatchIsMended(t *testing.T) {
 			write(numbered(2), numberedSlice(2, 3))
 			cancel()
 			must(t, <-done)
-			if d := cmp.Diff(p.planner.table(), f.table.Elements); d != "" {
+			if d := cmp.Diff(p.sides[0].planner.table(), f.table.Elements); d != "" {
 				t.Errorf("plan (-) and table (+) differ:\n%s", d)
 			}
 			if got := p.Stats(); got.Failures != 1 || got.Reconciles != 2 {
@@ -209,7 +210,7 @@ func TestNothingIsWrittenBeforeTheListsAndABurstIsFewBatches(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	f.mu.Lock() // the first batch waits here, while the burst is written
-	go func() { done <- p.run(ctx, f, &noFlows{}) }()
+	go func() { done <- p.run(ctx) }()
 	write := func(i int) {
 		_, err := s.Update(ctx, func(tx *store.Tx) error {
 			return errors.Join(tx.Create(numbered(i)), tx.Create(numberedSlice(i, 2)))
@@ -233,7 +234,7 @@ func TestNothingIsWrittenBeforeTheListsAndABurstIsFewBatches(t *testing.T) {
 	if n := len(f.batches); n > 8 {
 		t.Errorf("500 writes while the kernel was busy became %d batches, want a few full ones", n)
 	}
-	if d := cmp.Diff(p.planner.table(), f.table.Elements); d != "" {
+	if d := cmp.Diff(p.sides[0].planner.table(), f.table.Elements); d != "" {
 		t.Errorf("plan (-) and table (+) differ:\n%s", d)
 	}
 }

@@ -234,9 +234,9 @@ func (r *rig) programmed() {
 func (r *rig) check() {
 	for _, n := range r.nodes {
 		n.proxy.mu.Lock()
-		want, chains := n.proxy.planner.table(), ruleset(n.proxy.network, n.proxy.planner.shapes)
+		want, chains := n.proxy.sides[0].planner.table(), ruleset(n.proxy.sides[0].network, n.proxy.sides[0].planner.shapes)
 		n.proxy.mu.Unlock()
-		k, err := openKernel(n.ns)
+		k, err := openKernel(n.ns, ipv4)
 		must(r.t, err)
 		got, err := k.read()
 		k.Close()

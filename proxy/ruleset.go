@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -19,8 +21,10 @@ const affinitySize = 65535
 
 // network is what the chains have to know of the node.
 type network struct {
+	family
 	podCIDR, serviceCIDR netip.Prefix
 	dns                  netip.Addr // zero: none
+	masqueradeAll        bool
 }
 
 // chain is one chain: its hook as nft writes it ("" for a chain that is jumped to) and its rules.
@@ -47,20 +51,21 @@ type rule struct {
 	anonymous []nftables.SetElement
 }
 
-// Registers: 1 and 2 are sixteen bytes wide; 9, 10 and 11 are the second to fourth word of register 1.
+// Registers: the four-byte words of the register file are numbered from word0; reg1 is the first four of them, reg3 begins at
+// the ninth.
 const (
 	reg1  = unix.NFT_REG_1
-	reg2  = unix.NFT_REG_2
-	word1 = 9
-	word2 = 10
+	reg3  = unix.NFT_REG_3
+	word0 = unix.NFT_REG32_00
+	word1 = word0 + 1
+	word2 = word0 + 2
 )
 
-// Offsets in the IPv4 and in any transport header.
-const (
-	offsetSource      = 12
-	offsetDestination = 16
-	offsetPort        = 2
-)
+// after is the register of the i-th word behind an address that begins at word0.
+func (f family) after(i uint32) uint32 { return word0 + f.size()/4 + i }
+
+// offsetPort is that of the destination port in any transport header.
+const offsetPort = 2
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys/unix does not have.
 const dynsetDelete = 2
@@ -76,9 +81,13 @@ func join(parts ...[]expr.Any) []expr.Any {
 	return out
 }
 
-func loadIP(reg, offset uint32) []expr.Any {
-	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}}
+func (f family) load(reg, offset uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size()}}
 }
+
+func (f family) loadSource(reg uint32) []expr.Any { return f.load(reg, f.source()) }
+
+func (f family) loadDestination(reg uint32) []expr.Any { return f.load(reg, f.destination()) }
 
 func loadPort(reg uint32) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: offsetPort, Len: 2}}
@@ -124,9 +133,12 @@ func compare(op expr.CmpOp, value []byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: op, Register: reg1, Data: value}}
 }
 
-func and(mask []byte) []expr.Any {
+func and(mask []byte) []expr.Any { return masked(reg1, mask) }
+
+// masked keeps the bits of a mask in a register.
+func masked(reg uint32, mask []byte) []expr.Any {
 	return []expr.Any{&expr.Bitwise{
-		SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: mask, Xor: make([]byte, 4),
+		SourceRegister: reg, DestRegister: reg, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
 	}}
 }
 
@@ -136,8 +148,17 @@ func bits(mask uint32, op expr.CmpOp) []expr.Any {
 }
 
 func prefix(p netip.Prefix, op expr.CmpOp) []expr.Any {
-	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
-	return join(and(mask), compare(op, p.Masked().Addr().AsSlice()))
+	f := ipv4
+	if p.Addr().Is6() {
+		f = ipv6
+	}
+	return join(masked(reg1, f.mask(p.Bits())), compare(op, p.Masked().Addr().AsSlice()))
+}
+
+// mask is the network mask of a prefix length.
+func (f family) mask(bits int) []byte {
+	ones, _ := pick(f, netip.AddrFrom4([4]byte{255, 255, 255, 255}), netip.AddrFrom16([16]byte(bytes.Repeat([]byte{255}, 16)))).Prefix(bits)
+	return ones.Addr().AsSlice()
 }
 
 func translated(op expr.CmpOp) []expr.Any {
@@ -156,9 +177,9 @@ func rejectReset() []expr.Any {
 	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
 }
 
-// rejectPort is port unreachable, ICMP code 3.
-func rejectPort() []expr.Any {
-	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}
+// rejectPort is port unreachable: code 3 of ICMP, 4 of ICMPv6.
+func (f family) rejectPort() []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: pick[uint8](f, 3, 4)}}
 }
 
 // ruleset is every chain of the table for what is in use.
@@ -169,15 +190,17 @@ func ruleset(n network, s shapes) []chain {
 	}
 	for _, seconds := range s.Timeouts {
 		if seconds != 0 {
-			out = append(out, remember(seconds))
+			out = append(out, n.remember(seconds))
 		}
 	}
-	out = append(out, chain{name: "balance", rules: balanceRules()}, chain{name: "deliver", rules: deliverRules()},
-		chain{name: "dispatch", rules: dispatchRules()}, chain{name: "refuse", rules: refuseRules(n)})
+	out = append(out, chain{name: "balance", rules: n.balanceRules()}, chain{name: "deliver", rules: n.deliverRules()},
+		chain{name: "dispatch", rules: n.dispatchRules()}, chain{name: "refuse", rules: refuseRules(n)})
+	out = append(out, prefixChains(n.family, s)...)
+	out = append(out, policyChains(n.family)...)
 	out = append(out, translation(n)...)
 	out = append(out, refusal()...)
 	if n.dns.IsValid() {
-		out = append(out, untracked(n.dns)...)
+		out = append(out, untracked(n)...)
 	}
 	return out
 }
@@ -198,27 +221,27 @@ func clearMark() rule {
 }
 
 // onAffinity is a dynset expression on the remembered choice of the client and the id; the mark holds the handle.
-func onAffinity(op, seconds uint32) []expr.Any {
-	return join(loadIP(reg1, offsetSource), loadCtMark(word1), loadMark(reg2), []expr.Any{&expr.Dynset{
-		SrcRegKey: reg1, SrcRegData: reg2, SetName: mapAffinity, Operation: op, Timeout: time.Duration(seconds) * time.Second,
+func (f family) onAffinity(op, seconds uint32) []expr.Any {
+	return join(f.loadSource(reg1), loadCtMark(f.after(0)), loadMark(reg3), []expr.Any{&expr.Dynset{
+		SrcRegKey: reg1, SrcRegData: reg3, SetName: mapAffinity, Operation: op, Timeout: time.Duration(seconds) * time.Second,
 	}})
 }
 
 // remember notes the handle in the mark, or, when one is noted, begins its time anew: nft's update never changes the data of an
 // element. So forget first when the data changes, and only then: a deleted element stays in its hash chain until the kernel
 // clears up, once a second, and a chain of sixteen takes no more.
-func remember(seconds uint32) chain {
+func (f family) remember(seconds uint32) chain {
 	return chain{name: rememberChain(seconds), rules: []rule{{
-		text:  fmt.Sprintf("update @affinity { ip saddr . ct mark timeout %ds : meta mark }", seconds),
-		exprs: onAffinity(unix.NFT_DYNSET_OP_UPDATE, seconds),
+		text:  fmt.Sprintf("update @affinity { %s saddr . ct mark timeout %ds : meta mark }", f, seconds),
+		exprs: f.onAffinity(unix.NFT_DYNSET_OP_UPDATE, seconds),
 	}}}
 }
 
 // balanceRules choose an endpoint, the remembered one first, and deliver to it. deliver comes back when the endpoint is gone: each look-up reads the newest
 // generation of the table, and a Service may change between two of them. Then slot 0 is tried, which exists while any does,
 // and last the number of endpoints is read once more.
-func balanceRules() []rule {
-	forget := rule{text: "delete @affinity { ip saddr . ct mark : meta mark }", exprs: onAffinity(dynsetDelete, 0)}
+func (f family) balanceRules() []rule {
+	forget := rule{text: fmt.Sprintf("delete @affinity { %s saddr . ct mark : meta mark }", f), exprs: f.onAffinity(dynsetDelete, 0)}
 	deliver := rule{text: "jump deliver", exprs: verdict(expr.VerdictJump, "deliver")}
 	slot := rule{
 		text:  "meta mark set ct mark . meta mark map @slots",
@@ -233,8 +256,8 @@ func balanceRules() []rule {
 	out := []rule{
 		clearMark(),
 		{
-			text:  "meta mark set ip saddr . ct mark map @affinity",
-			exprs: join(loadIP(reg1, offsetSource), loadCtMark(word1), mapped(mapAffinity), setMark()),
+			text:  fmt.Sprintf("meta mark set %s saddr . ct mark map @affinity", f),
+			exprs: join(f.loadSource(reg1), loadCtMark(f.after(0)), mapped(mapAffinity), setMark()),
 		},
 		{
 			text:  "meta mark != 0 jump deliver",
@@ -250,7 +273,7 @@ func balanceRules() []rule {
 	return append(out, draw...)
 }
 
-func deliverRules() []rule {
+func (f family) deliverRules() []rule {
 	protocols := []nftables.SetElement{{Key: []byte{protoTCP}}, {Key: []byte{protoUDP}}, {Key: []byte{protoSCTP}}}
 	return []rule{
 		{
@@ -258,19 +281,19 @@ func deliverRules() []rule {
 			exprs: join(loadMark(reg1), and(native(classMask)), verdictOf(mapTimeouts)),
 		},
 		{
-			text:      "meta l4proto { tcp, udp, sctp } dnat ip to meta mark map @endpoints",
+			text:      fmt.Sprintf("meta l4proto { tcp, udp, sctp } dnat %s to meta mark map @endpoints", f),
 			anonymous: protocols,
 			exprs: join(loadProto(reg1), isIn(""), loadMark(reg1), mapped(mapEndpoints), []expr.Any{&expr.NAT{
-				Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, Specified: true,
-				RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: word1, RegProtoMax: word1,
+				Type: expr.NATTypeDestNAT, Family: uint32(f.proto()), Specified: true,
+				RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: f.after(0), RegProtoMax: f.after(0),
 			}}),
 		},
 	}
 }
 
 // dispatchRules find the service-port id of a new connection.
-func dispatchRules() []rule {
-	address := join(loadIP(reg1, offsetDestination), loadProto(word1), loadPort(word2))
+func (f family) dispatchRules() []rule {
+	address := join(f.loadDestination(reg1), loadProto(f.after(0)), loadPort(f.after(1)))
 	found := func(to expr.VerdictKind) rule {
 		return rule{
 			text:  "ct mark != 0 goto balance",
@@ -281,17 +304,21 @@ func dispatchRules() []rule {
 	fib := []expr.Any{&expr.Fib{Register: reg1, FlagSADDR: true, ResultADDRTYPE: true}}
 	return []rule{
 		{
-			text:  "ct mark set ip daddr . meta l4proto . th dport map @services",
+			text:  fmt.Sprintf("ct mark set %s daddr . meta l4proto . th dport map @services", f),
 			exprs: join(address, mapped(mapServices), setCtMark()),
 		},
 		found(expr.VerdictGoto),
 		{
-			text:  "ct mark set ip daddr . meta l4proto . th dport map @external",
+			text:  fmt.Sprintf("ct mark set %s daddr . meta l4proto . th dport map @external", f),
 			exprs: join(address, mapped(mapExternal), setCtMark()),
 		},
 		{
-			text: "ip daddr @nodeaddrs ct mark set meta l4proto . th dport map @nodeports",
-			exprs: join(loadIP(reg1, offsetDestination), isIn(mapNodeAddrs), loadProto(reg1), loadPort(word1),
+			text:  fmt.Sprintf("%s daddr . meta l4proto . th dport @guarded jump ranges", f),
+			exprs: join(address, isIn(mapGuarded), verdict(expr.VerdictJump, chainRanges)),
+		},
+		{
+			text: fmt.Sprintf("%s daddr @nodeaddrs ct mark set meta l4proto . th dport map @nodeports", f),
+			exprs: join(f.loadDestination(reg1), isIn(mapNodeAddrs), loadProto(reg1), loadPort(word1),
 				mapped(mapNodePorts), setCtMark()),
 		},
 		{
@@ -321,23 +348,27 @@ func translation(n network) []chain {
 }
 
 func postroutingRules(n network) []rule {
-	originalTo := []expr.Any{&expr.Ct{Key: expr.CtKeyDSTIP, Register: reg1, Direction: expr.CtDirOriginal}}
-	return []rule{
+	originalTo := []expr.Any{&expr.Ct{Key: pick(n.family, expr.CtKeyDSTIP, expr.CtKeyDSTIP6), Register: reg1, Direction: expr.CtDirOriginal}}
+	out := []rule{
 		{text: "ct status ! dnat return", exprs: join(translated(expr.CmpOpEq), verdict(expr.VerdictReturn, ""))},
 		{
-			text:  "ip saddr . ip daddr @hairpin masquerade fully-random",
-			exprs: join(loadIP(reg1, offsetSource), loadIP(word1, offsetDestination), isIn(mapHairpin), masquerade()),
-		},
-		{text: "ct mark & 0x80000000 != 0 return", exprs: join(isLocalVariant(), verdict(expr.VerdictReturn, ""))},
-		{
-			text:  fmt.Sprintf("ip saddr != %s masquerade fully-random", n.podCIDR),
-			exprs: join(loadIP(reg1, offsetSource), prefix(n.podCIDR, expr.CmpOpNeq), masquerade()),
-		},
-		{
-			text:  fmt.Sprintf("ct original ip daddr != %s masquerade fully-random", n.serviceCIDR),
-			exprs: join(originalTo, prefix(n.serviceCIDR, expr.CmpOpNeq), masquerade()),
+			text:  fmt.Sprintf("%[1]s saddr . %[1]s daddr @hairpin masquerade fully-random", n.family),
+			exprs: join(n.loadSource(reg1), n.loadDestination(n.after(0)), isIn(mapHairpin), masquerade()),
 		},
 	}
+	if n.masqueradeAll {
+		out = append(out, rule{text: "masquerade fully-random", exprs: masquerade()})
+	}
+	return append(out,
+		rule{text: "ct mark & 0x80000000 != 0 return", exprs: join(isLocalVariant(), verdict(expr.VerdictReturn, ""))},
+		rule{
+			text:  fmt.Sprintf("%s saddr != %s masquerade fully-random", n.family, n.podCIDR),
+			exprs: join(n.loadSource(reg1), prefix(n.podCIDR, expr.CmpOpNeq), masquerade()),
+		},
+		rule{
+			text:  fmt.Sprintf("ct original %s daddr != %s masquerade fully-random", n.family, n.serviceCIDR),
+			exprs: join(originalTo, prefix(n.serviceCIDR, expr.CmpOpNeq), masquerade()),
+		})
 }
 
 // refuseRules answer new connections that found no endpoint.
@@ -348,23 +379,23 @@ func refuseRules(n network) []rule {
 		rule{text: "ct mark & 0x80000000 != 0 drop", exprs: join(isLocalVariant(), verdict(expr.VerdictDrop, ""))})
 	if n.dns.IsValid() {
 		out = append(out, rule{
-			text: fmt.Sprintf("ip daddr %s return", n.dns),
-			exprs: join(loadIP(reg1, offsetDestination), compare(expr.CmpOpEq, n.dns.AsSlice()),
+			text: fmt.Sprintf("%s daddr %s return", n.family, n.dns),
+			exprs: join(n.loadDestination(reg1), compare(expr.CmpOpEq, n.dns.AsSlice()),
 				verdict(expr.VerdictReturn, "")),
 		})
 	}
 	for _, set := range []string{mapClusterIPs, mapExternalIPs} {
-		here := join(loadIP(reg1, offsetDestination), isIn(set))
+		here := join(n.loadDestination(reg1), isIn(set))
 		out = append(out,
 			rule{
-				text:  "ip daddr @" + set + " meta l4proto tcp reject with tcp reset",
+				text:  n.String() + " daddr @" + set + " meta l4proto tcp reject with tcp reset",
 				exprs: join(here, loadProto(reg1), compare(expr.CmpOpEq, []byte{protoTCP}), rejectReset()),
 			},
-			rule{text: "ip daddr @" + set + " reject", exprs: join(here, rejectPort())})
+			rule{text: n.String() + " daddr @" + set + " reject", exprs: join(here, n.rejectPort())})
 	}
 	return append(out, rule{
-		text: fmt.Sprintf("ip daddr %s drop", n.serviceCIDR),
-		exprs: join(loadIP(reg1, offsetDestination), prefix(n.serviceCIDR, expr.CmpOpEq),
+		text: fmt.Sprintf("%s daddr %s drop", n.family, n.serviceCIDR),
+		exprs: join(n.loadDestination(reg1), prefix(n.serviceCIDR, expr.CmpOpEq),
 			verdict(expr.VerdictDrop, "")),
 	})
 }
@@ -376,29 +407,30 @@ func refusal() []chain {
 		return &hook{"type filter hook " + name + " priority filter", nftables.ChainTypeFilter, num, 0}
 	}
 	refuse := []rule{{text: "ct state new jump refuse", exprs: join(isNew(), verdict(expr.VerdictJump, "refuse"))}}
+	policed := rule{text: "ct state new jump policies", exprs: join(isNew(), verdict(expr.VerdictJump, "policies"))}
 	return []chain{
 		{"refuse-input", filter("input", nftables.ChainHookInput), []rule{{
 			text:  "ct state new ct status ! dnat ct mark & 0x80000000 != 0 drop",
 			exprs: join(isNew(), translated(expr.CmpOpEq), isLocalVariant(), verdict(expr.VerdictDrop, "")),
 		}}},
-		{"refuse-forward", filter("forward", nftables.ChainHookForward), refuse},
+		{"refuse-forward", filter("forward", nftables.ChainHookForward), append(slices.Clone(refuse), policed)},
 		{"refuse-output", filter("output", nftables.ChainHookOutput), refuse},
 	}
 }
 
 // untracked keeps conntrack out of what goes to and from the cluster DNS address, which the node holds itself: no translation,
 // and no entry for a question.
-func untracked(dns netip.Addr) []chain {
+func untracked(n network) []chain {
 	raw := func(name string, num *nftables.ChainHook) *hook {
 		return &hook{"type filter hook " + name + " priority raw", nftables.ChainTypeFilter, num, -300}
 	}
 	match := func(word string, offset uint32) rule {
 		return rule{
-			text:  fmt.Sprintf("ip %s %s notrack", word, dns),
-			exprs: join(loadIP(reg1, offset), compare(expr.CmpOpEq, dns.AsSlice()), []expr.Any{&expr.Notrack{}}),
+			text:  fmt.Sprintf("%s %s %s notrack", n.family, word, n.dns),
+			exprs: join(n.load(reg1, offset), compare(expr.CmpOpEq, n.dns.AsSlice()), []expr.Any{&expr.Notrack{}}),
 		}
 	}
-	rules := []rule{match("daddr", offsetDestination), match("saddr", offsetSource)}
+	rules := []rule{match("daddr", n.destination()), match("saddr", n.source())}
 	return []chain{
 		{"untracked-in", raw("prerouting", nftables.ChainHookPrerouting), rules},
 		{"untracked-out", raw("output", nftables.ChainHookOutput), rules},

@@ -34,6 +34,17 @@ const (
 	mapAffinity    = "affinity"
 	mapDraws       = "draws"
 	mapTimeouts    = "timeouts"
+
+	mapGuarded        = "guarded"
+	mapRanges         = "ranges"
+	mapIsolatedIn     = "isolated-in"
+	mapIsolatedOut    = "isolated-out"
+	mapPeers          = "peers"
+	mapBlocks         = "blocks"
+	mapPairs          = "pairs"
+	mapPermitAll      = "permit-all"
+	mapPermitProtocol = "permit-protocol"
+	mapPermitPort     = "permit-port"
 )
 
 // field is the type of one part of a key or value.
@@ -44,9 +55,8 @@ const (
 	fieldProto
 	fieldPort
 	fieldMark
+	fieldClass // a number in the packet's priority, which nft calls classid
 )
-
-var fieldNames = map[field]string{fieldAddr: "ipv4_addr", fieldProto: "inet_proto", fieldPort: "inet_service", fieldMark: "mark"}
 
 // mapDef declares one map (data given) or set.
 type mapDef struct {
@@ -73,6 +83,16 @@ var mapDefs = []mapDef{
 	{name: mapHairpin, key: []field{fieldAddr, fieldAddr}},
 	{name: mapDraws, key: []field{fieldMark}, verdicts: true},
 	{name: mapTimeouts, key: []field{fieldMark}, verdicts: true},
+	{name: mapGuarded, key: []field{fieldAddr, fieldProto, fieldPort}},
+	{name: mapRanges, key: []field{fieldMark, fieldAddr, fieldMark}},
+	{name: mapIsolatedIn, key: []field{fieldAddr}, data: []field{fieldMark}},
+	{name: mapIsolatedOut, key: []field{fieldAddr}, data: []field{fieldMark}},
+	{name: mapPeers, key: []field{fieldAddr}, data: []field{fieldClass}},
+	{name: mapBlocks, key: []field{fieldAddr, fieldMark}, data: []field{fieldClass}},
+	{name: mapPairs, key: []field{fieldMark, fieldClass}, data: []field{fieldMark}},
+	{name: mapPermitAll, key: []field{fieldMark}},
+	{name: mapPermitProtocol, key: []field{fieldMark, fieldProto}},
+	{name: mapPermitPort, key: []field{fieldMark, fieldClass, fieldProto, fieldPort}},
 }
 
 var mapDefByName = func() map[string]mapDef {
@@ -135,6 +155,11 @@ func packNodePort(protocol uint8, port uint16) string {
 	return string([]byte{protocol, 0, 0, 0, byte(port >> 8), byte(port), 0, 0})
 }
 
+// packPrefix is a CIDR as an address with its length.
+func packPrefix(p netip.Prefix) string {
+	return packAddr(p.Masked().Addr()) + packMark(uint32(p.Bits()))
+}
+
 func packEndpoint(a netip.AddrPort) string {
 	return packAddr(a.Addr()) + string([]byte{byte(a.Port() >> 8), byte(a.Port()), 0, 0})
 }
@@ -143,13 +168,14 @@ func packEndpoint(a netip.AddrPort) string {
 
 func unpackMark(s string, i int) uint32 { return binary.NativeEndian.Uint32([]byte(s[4*i : 4*i+4])) }
 
-func unpackAddr(s string, i int) netip.Addr {
-	a, _ := netip.AddrFromSlice([]byte(s[4*i : 4*i+4]))
+func unpackAddr(s string) netip.Addr {
+	a, _ := netip.AddrFromSlice([]byte(s))
 	return a
 }
 
-func unpackPort(s string, i int) uint16 { return uint16(s[4*i])<<8 | uint16(s[4*i+1]) }
+func unpackPort(s string) uint16 { return uint16(s[0])<<8 | uint16(s[1]) }
 
 func unpackEndpoint(s string) netip.AddrPort {
-	return netip.AddrPortFrom(unpackAddr(s, 0), unpackPort(s, 1))
+	at := len(s) - 4
+	return netip.AddrPortFrom(unpackAddr(s[:at]), unpackPort(s[at:]))
 }

@@ -13,18 +13,30 @@ var protoNames = map[uint8]string{protoTCP: "tcp", protoUDP: "udp", protoSCTP: "
 
 // text prints the packed parts of a key or value.
 func unpackText(s string, fields []field) string {
+	addresses := 0
+	for _, f := range fields {
+		if f == fieldAddr {
+			addresses++
+		}
+	}
 	parts := make([]string, len(fields))
 	for i, f := range fields {
+		size := 4
 		switch f {
-		case fieldAddr:
-			parts[i] = unpackAddr(s, i).String()
+		case fieldAddr: // what the others leave is addresses, of either family
+			size = (len(s) - 4*(len(fields)-i-addresses)) / addresses
+			addresses--
+			parts[i] = unpackAddr(s[:size]).String()
 		case fieldPort:
-			parts[i] = strconv.Itoa(int(unpackPort(s, i)))
+			parts[i] = strconv.Itoa(int(unpackPort(s)))
 		case fieldMark:
-			parts[i] = fmt.Sprintf("0x%08x", unpackMark(s, i))
+			parts[i] = fmt.Sprintf("0x%08x", unpackMark(s, 0))
 		case fieldProto:
-			parts[i] = protoNames[s[4*i]]
+			parts[i] = protoNames[s[0]]
+		case fieldClass:
+			parts[i] = classid(int(unpackMark(s, 0)))
 		}
+		s = s[size:]
 	}
 	return strings.Join(parts, " . ")
 }
@@ -45,31 +57,31 @@ func (e element) String() string {
 	return s
 }
 
-// String is the verb as one would give it to nft. An update is two commands there.
-func (v verb) String() string {
+// text is the verb as one would give it to nft. An update is two commands there.
+func (v verb) text(f family) string {
 	one := func(word string) string {
-		return fmt.Sprintf("%s element ip %s %s { %s }", word, tableName, v.Map, v.element)
+		return fmt.Sprintf("%s element %s %s %s { %s }", word, f, tableName, v.Map, v.element)
 	}
 	if v.Op != opUpdate {
 		return one(string(v.Op))
 	}
 	d := mapDefByName[v.Map]
-	return fmt.Sprintf("delete element ip %s %s { %s }; %s", tableName, v.Map, unpackText(v.Key, d.key), one("add"))
+	return fmt.Sprintf("delete element %s %s %s { %s }; %s", f, tableName, v.Map, unpackText(v.Key, d.key), one("add"))
 }
 
-// String prints the verbs, a line each.
-func (p plan) String() string {
+// text prints the verbs, a line each.
+func (p plan) text(f family) string {
 	var b strings.Builder
 	for _, v := range p.Verbs {
-		fmt.Fprintln(&b, v)
+		fmt.Fprintln(&b, v.text(f))
 	}
 	return b.String()
 }
 
 // writeTable prints a whole table in nft's syntax; nft -f loads it.
-func writeTable(w io.Writer, chains []chain, held elements) error {
+func writeTable(w io.Writer, f family, chains []chain, held elements) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table ip %s {\n", tableName)
+	fmt.Fprintf(&b, "table %s %s {\n", f, tableName)
 	for _, c := range chains { // maps may jump to chains declared below them only in the kernel's eyes: declare all first
 		if c.hook == nil {
 			fmt.Fprintf(&b, "\tchain %s {\n\t}\n", c.name)
@@ -80,7 +92,7 @@ func writeTable(w io.Writer, chains []chain, held elements) error {
 		byMap[k.Map] = append(byMap[k.Map], element{k, v})
 	}
 	for _, d := range mapDefs {
-		writeMap(&b, d, byMap[d.name])
+		writeMap(&b, f, d, byMap[d.name])
 	}
 	for _, c := range chains {
 		fmt.Fprintf(&b, "\tchain %s {\n", c.name)
@@ -97,13 +109,13 @@ func writeTable(w io.Writer, chains []chain, held elements) error {
 	return err
 }
 
-func writeMap(b *strings.Builder, d mapDef, held []element) {
-	word, typ := "set", typeText(d.key)
+func writeMap(b *strings.Builder, f family, d mapDef, held []element) {
+	word, typ := "set", typeText(f, d.key)
 	switch {
 	case d.verdicts:
 		word, typ = "map", typ+" : verdict"
 	case d.data != nil:
-		word, typ = "map", typ+" : "+typeText(d.data)
+		word, typ = "map", typ+" : "+typeText(f, d.data)
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s\n", word, d.name, typ)
 	if d.remembers {
@@ -126,10 +138,10 @@ func writeMap(b *strings.Builder, d mapDef, held []element) {
 	b.WriteString("\t}\n")
 }
 
-func typeText(fields []field) string {
+func typeText(f family, fields []field) string {
 	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = fieldNames[f]
+	for i, x := range fields {
+		names[i] = fieldType(f, x).Name
 	}
 	return strings.Join(names, " . ")
 }
