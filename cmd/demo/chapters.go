@@ -25,7 +25,8 @@ func namespaces(s *story) {
 
 	s.say("Completed, they are accepted.")
 	s.done(s.kubarium("apply", "--programmed", "-f", s.file("manifests"), "-f", s.file("seed", "service.yaml"), "-f", s.file("seed", "service-nodeport.yaml")), "all manifests are accepted")
-	s.done(s.quiet("wait", "--for=condition=Ready", "pod", "--all", "-A", "--timeout=10s"), "every pod is Ready")
+	s.done(s.quiet("wait", "--for=condition=Available", "deployment", "--all", "-A", "--timeout=10s"), "every Deployment is Available")
+	s.done(s.quiet("wait", "--for=condition=Ready", "pod/jump", "-n", "dev", "--timeout=10s"), "the pod jump is Ready")
 	s.kubarium("get", "pods,services", "-n", "dev", "-o", "wide")
 	s.claim(s.value("get", "deployment", "ngx", "-o", "jsonpath={.metadata.namespace}") == "default", "an object without a namespace landed in default")
 }
