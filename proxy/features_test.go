@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -188,10 +189,9 @@ func TestWhatOthersDoToTheTableIsMended(t *testing.T) {
 		{"delete", "table", "ip", "kubarium"}, {"flush", "ruleset"}, {"delete", "element", "ip", "kubarium", "clusterips", "{ 10.96.0.20 }"},
 	} {
 		n := r.nodes[0]
-		before := n.proxy.Stats().Reconciles
 		nft(t, n.ns, "", harm...)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		for n.proxy.Stats().Reconciles == before && ctx.Err() == nil {
+		for !(n.proxy.Stats().Intrusions > uint64(i) && n.proxy.Healthy() == nil && whole(t, n)) && ctx.Err() == nil {
 			pause(ctx, time.Millisecond)
 		}
 		cancel()
@@ -204,6 +204,18 @@ func TestWhatOthersDoToTheTableIsMended(t *testing.T) {
 	if own := r.nodes[1].proxy.Stats().Intrusions; own != 0 {
 		t.Errorf("our own changes were taken for %d intrusions", own)
 	}
+}
+
+// whole tells whether a node's table holds what is planned.
+func whole(t *testing.T, n *rigNode) bool {
+	t.Helper()
+	k, err := openKernel(n.ns, ipv4)
+	must(t, err)
+	defer k.Close()
+	got, err := k.read()
+	n.proxy.mu.Lock()
+	defer n.proxy.mu.Unlock()
+	return err == nil && maps.Equal(n.proxy.sides[0].planner.table(), got.Elements)
 }
 
 // P-49: hints for this node, then for its zone, are heeded when every ready endpoint has some; else all endpoints are used.
