@@ -22,22 +22,23 @@ const (
 	maxDatagram = 65507
 )
 
-// listenForward opens the host's side of a forwarder and returns the function that serves it until ctx ends.
-func listenForward(ctx context.Context, protocol string, row Published, dial node.DialFunc) (func(), error) {
+// listenForward opens the host's side of a forwarder. It returns the listener, which takes nobody in once it is closed, and the
+// function that serves it until ctx ends.
+func listenForward(ctx context.Context, protocol string, row Published, dial node.DialFunc) (io.Closer, func(), error) {
 	network := strings.ToLower(protocol) + "4"
 	if protocol == "UDP" {
 		conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(row.Host))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		f := &udpForward{host: conn, target: row.Target, dial: dial, flows: map[netip.AddrPort]net.Conn{}}
-		return func() { f.run(ctx) }, nil
+		return conn, func() { f.run(ctx) }, nil
 	}
 	ln, err := net.Listen(network, row.Host.String())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func() { forwardTCP(ctx, ln, row.Target, dial) }, nil
+	return ln, func() { forwardTCP(ctx, ln, row.Target, dial) }, nil
 }
 
 func forwardTCP(ctx context.Context, ln net.Listener, target netip.AddrPort, dial node.DialFunc) {

@@ -145,12 +145,16 @@ func (p *publisher) start(ctx context.Context, key publishKey, row Published, ru
 	f := &forward{row: row}
 	ctx, cancel := context.WithCancel(ctx)
 	f.stop = cancel
-	run, err := listenForward(ctx, key.protocol, row, p.dial)
+	listener, run, err := listenForward(ctx, key.protocol, row, p.dial)
 	if err != nil {
 		f.row.Problem = err.Error()
 		p.log.Warn("a port is not published on the host", "service", row.Service, "address", row.Host, "error", err)
 	} else {
 		running.Go(run)
+		f.stop = func() {
+			listener.Close() // at once: when the barrier is passed, nobody gets in any more
+			cancel()
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
