@@ -74,7 +74,6 @@ const resetAfter = 2
 // Proxy programs one node.
 type Proxy struct {
 	cfg      Config
-	network  network
 	log      *slog.Logger
 	progress store.Progress
 
