@@ -19,7 +19,9 @@ type result struct {
 	truncated bool
 	refused   bool // the question is not answered at all, whatever it is
 	seed      uint64
-	foreign   string // not empty: a name that only an upstream server can answer, to be appended to answer
+	foreign   string // not empty: a name that only others can answer, to be appended to answer
+	from      string // who answered it
+	err       error  // or why nobody did
 }
 
 // answer looks a question up. It reads the index only: equal index and seed, equal answer. The seed decides the order of

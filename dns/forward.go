@@ -3,9 +3,8 @@ package dns
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"strings"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -16,104 +15,94 @@ const (
 	// SERVFAIL before.
 	askTime = 2 * time.Second
 	allTime = 4 * time.Second
-	// maxAsking bounds the questions under way, and so the sockets and goroutines that a dead upstream holds.
-	maxAsking = 1000
+	// defaultAsking bounds the clients that wait, and so the sockets and goroutines that a dead upstream holds.
+	defaultAsking = 1000
 	// upstreamUDP is what we take over UDP from far away without fear of fragments (DNS flag day 2020).
 	upstreamUDP = 1232
+	// A server that failed so often in a row is asked after the others for so long.
+	failuresUntilLast = 2
+	restTime          = 10 * time.Second
 )
 
-var (
-	errNoUpstream = errors.New("no upstream server is configured")
-	errBusy       = fmt.Errorf("%d questions wait for upstream servers already", maxAsking)
-	errMismatch   = errors.New("the reply is to another question")
-)
-
-// forwarder asks other servers.
-type forwarder struct {
-	servers []string
-	dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	asking  chan struct{}
+// server is one upstream server, and how it does.
+type server struct {
+	address  string
+	failures atomic.Int32 // in a row
+	restsTil atomic.Int64 // Unix nanoseconds
 }
 
-func newForwarder(servers []string, dial func(context.Context, string, string) (net.Conn, error)) *forwarder {
-	f := &forwarder{dial: dial, asking: make(chan struct{}, maxAsking)}
-	if f.dial == nil {
-		f.dial = new(net.Dialer).DialContext
-	}
-	for _, s := range servers {
-		if _, _, err := net.SplitHostPort(s); err != nil {
-			s = net.JoinHostPort(strings.Trim(s, "[]"), "53")
+// byHealth is the servers in the order to ask them.
+func byHealth(servers []*server, now time.Time) []*server {
+	resting := func(s *server) int {
+		if s.restsTil.Load() > now.UnixNano() {
+			return 1
 		}
-		f.servers = append(f.servers, s)
+		return 0
 	}
-	return f
+	return slices.SortedStableFunc(slices.Values(servers), func(a, b *server) int { return resting(a) - resting(b) })
 }
 
-func (f *forwarder) configured() bool { return len(f.servers) > 0 }
-
-// ask puts q to the servers in order until one gives an answer that is not SERVFAIL or REFUSED. The flags are taken from req.
-func (f *forwarder) ask(ctx context.Context, q dns.Question, req *dns.Msg) (*dns.Msg, error) {
-	if !f.configured() {
-		return nil, errNoUpstream
-	}
-	select {
-	case f.asking <- struct{}{}:
-		defer func() { <-f.asking }()
-	default:
-		return nil, errBusy
-	}
-	ctx, cancel := context.WithTimeout(ctx, allTime)
-	defer cancel()
-	m := question(q, req)
-	var failed *dns.Msg
-	var errs []error
-	for _, server := range f.servers {
-		r, err := f.askOne(ctx, m, server)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", server, err))
-		case r.Rcode == dns.RcodeServerFailure || r.Rcode == dns.RcodeRefused:
-			failed = r
-		default:
-			return r, nil
-		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	if failed != nil {
-		return failed, nil
-	}
-	return nil, errors.Join(errs...)
+func (s *server) succeeded() {
+	s.failures.Store(0)
+	s.restsTil.Store(0)
 }
 
-func question(q dns.Question, req *dns.Msg) *dns.Msg {
+func (s *server) failed(now time.Time) {
+	if s.failures.Add(1) >= failuresUntilLast {
+		s.restsTil.Store(now.Add(restTime).UnixNano())
+	}
+}
+
+// message is a new message that asks for key.
+func (key cacheKey) message() *dns.Msg {
 	m := new(dns.Msg)
 	m.Id = dns.Id()
 	m.RecursionDesired = true
-	m.CheckingDisabled = req.CheckingDisabled
-	m.Question = []dns.Question{q}
-	opt := req.IsEdns0()
-	m.SetEdns0(upstreamUDP, opt != nil && opt.Do())
+	m.CheckingDisabled = key.check
+	m.Question = []dns.Question{{Name: key.name, Qtype: key.qtype, Qclass: dns.ClassINET}}
+	m.SetEdns0(upstreamUDP, key.do)
 	return m
 }
 
 // askOne asks one server over UDP, and over TCP when the answer is too large.
-func (f *forwarder) askOne(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error) {
+func (f *foreigners) askOne(ctx context.Context, key cacheKey, s *server) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	r, err := f.exchange(ctx, m, "udp", server)
-	if err != nil || !r.Truncated {
-		return r, err
+	m := key.message()
+	way := sentKey{m.Id, key.name, key.qtype}
+	f.mark(way, true)
+	defer f.mark(way, false)
+	f.counts.asked.Add(1)
+	r, err := f.exchange(ctx, m, "udp", s.address)
+	if err != nil {
+		if !errors.Is(err, context.Canceled) { // else our own client went away
+			s.failed(f.now())
+			f.counts.askFailures.Add(1)
+		}
+		return nil, err
 	}
-	if whole, err := f.exchange(ctx, m, "tcp", server); err == nil {
-		return whole, nil
+	s.succeeded()
+	if r.Truncated {
+		if whole, err := f.exchange(ctx, m, "tcp", s.address); err == nil {
+			return whole, nil
+		}
 	}
-	return r, nil // the part that came, still marked as a part
+	return r, nil // perhaps the part that came, still marked as a part
 }
 
-func (f *forwarder) exchange(ctx context.Context, m *dns.Msg, network, server string) (*dns.Msg, error) {
-	c, err := f.dial(ctx, network, server)
+// mark remembers a message of ours while it is under way.
+func (f *foreigners) mark(way sentKey, on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if on {
+		f.sent[way] = struct{}{}
+		return
+	}
+	delete(f.sent, way)
+}
+
+func (f *foreigners) exchange(ctx context.Context, m *dns.Msg, network, address string) (*dns.Msg, error) {
+	c, err := f.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -122,13 +111,17 @@ func (f *forwarder) exchange(ctx context.Context, m *dns.Msg, network, server st
 	defer stop()
 	client := &dns.Client{Net: network, UDPSize: upstreamUDP, Timeout: askTime}
 	r, _, err := client.ExchangeWithConnContext(ctx, m, &dns.Conn{Conn: c, UDPSize: upstreamUDP})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}
 	// The id is checked by the client; another question under it is a forgery or a broken server.
-	if len(r.Question) != 1 || dns.CanonicalName(r.Question[0].Name) != dns.CanonicalName(m.Question[0].Name) ||
+	if len(r.Question) != 1 || dns.CanonicalName(r.Question[0].Name) != m.Question[0].Name ||
 		r.Question[0].Qtype != m.Question[0].Qtype {
 		return nil, errMismatch
 	}
+	r.Extra = withoutOPT(r.Extra)
 	return r, nil
 }

@@ -21,7 +21,7 @@ func both(t testing.TB, s *Server, packet []byte, seed uint64) (quick, long []by
 	buf := make([]byte, maxUDP)
 	n := copy(buf, packet)
 	var q plain
-	if length, rcode, done := s.index.Load().quick(&q, buf, n, seed, s.upstream.configured()); done {
+	if length, rcode, done := s.index.Load().quick(&q, buf, n, seed, s.foreign.Load().configured()); done {
 		quick = buf[:length]
 		if got := int(quick[3] & 15); got != rcode {
 			t.Errorf("the quick way says code %d and sends %d", rcode, got)

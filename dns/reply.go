@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 
 	"github.com/miekg/dns"
@@ -33,7 +34,7 @@ func (s *Server) reply(ctx context.Context, req *dns.Msg, stream bool, seed uint
 func (s *Server) begin(req *dns.Msg, seed uint64) (*dns.Msg, result) {
 	m := new(dns.Msg)
 	m.SetReply(req)
-	m.RecursionAvailable = s.upstream.configured()
+	m.RecursionAvailable = s.foreign.Load().configured()
 	if rcode := refuse(req); rcode != dns.RcodeSuccess {
 		return m, result{rcode: rcode, refused: true}
 	}
@@ -72,27 +73,51 @@ func (s *Server) look(q dns.Question, seed uint64) result {
 	return result{foreign: q.Name}
 }
 
-// complete asks the upstream servers for what the index could not answer.
-func (s *Server) complete(ctx context.Context, req *dns.Msg, r *result) {
-	if !s.upstream.configured() {
+// known completes r where the fixed names or the cache suffice, or nobody could be asked, and says whether it did.
+func (s *Server) known(req *dns.Msg, r *result) bool {
+	f := s.foreign.Load()
+	if !f.configured() {
 		if len(r.answer) == 0 {
 			r.rcode = dns.RcodeServerFailure
 		}
+		r.err = errNoUpstream
+		return true
+	}
+	q := req.Question[0]
+	q.Name = r.foreign
+	m, from := f.known(q, req, r.seed)
+	if m == nil {
+		return false
+	}
+	r.told(m, from)
+	return true
+}
+
+// complete finds out what the index could not answer.
+func (s *Server) complete(ctx context.Context, req *dns.Msg, r *result) {
+	if s.known(req, r) {
 		return
 	}
 	q := req.Question[0]
 	q.Name = r.foreign
-	up, err := s.upstream.ask(ctx, q, req)
+	f := s.foreign.Load()
+	m, from, err := f.ask(ctx, q, req)
 	if err != nil {
+		if errors.Is(err, errLoop) && !f.warned.Swap(true) {
+			s.log.Warn("dns: " + errLoop.Error() + ": foreign names cannot be answered")
+		}
 		s.log.Debug("dns: ask upstream", "name", q.Name, "err", err)
-		r.rcode = dns.RcodeServerFailure
+		r.rcode, r.err = dns.RcodeServerFailure, err
 		return
 	}
-	r.rcode = up.Rcode
-	r.answer = append(r.answer, up.Answer...)
-	r.ns = up.Ns
-	r.extra = withoutOPT(up.Extra)
-	r.truncated = up.Truncated
+	r.told(m, from)
+}
+
+// told takes over what others say.
+func (r *result) told(m *dns.Msg, from string) {
+	r.rcode, r.truncated, r.from = m.Rcode, m.Truncated, from
+	r.answer = append(r.answer, m.Answer...)
+	r.ns, r.extra = m.Ns, m.Extra
 }
 
 func (r *result) into(m *dns.Msg) {

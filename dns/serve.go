@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,10 +62,17 @@ func serve(ctx context.Context, srv *dns.Server) error {
 }
 
 func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
+	protocol := overUDP
+	if stream {
+		protocol = overTCP
+	}
 	return func(w dns.ResponseWriter, req *dns.Msg) {
-		if err := w.WriteMsg(s.reply(ctx, req, stream, rand.Uint64())); err != nil && ctx.Err() == nil {
+		a := asked{protocol: protocol, from: addressOf(w.RemoteAddr()), began: time.Now()}
+		m := s.reply(ctx, req, stream, rand.Uint64())
+		if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
 		}
+		s.done(a, req, m)
 	}
 }
 
@@ -83,9 +91,14 @@ func (s *Server) servePackets(ctx context.Context, conn *net.UDPConn) error {
 	defer stop()
 	var asking sync.WaitGroup
 	for err == nil {
-		if err = b.receive(); err == nil {
-			s.answerBurst(ctx, b, &asking)
-			err = b.send()
+		if err = b.receive(); err != nil {
+			break
+		}
+		began := time.Now()
+		quick := s.answerBurst(ctx, b, began, &asking)
+		if err = b.send(); quick > 0 {
+			s.counts.quick.Add(quick)
+			s.counts.durations.add(time.Since(began), quick)
 		}
 	}
 	asking.Wait() // they end with ctx, or soon by themselves
@@ -96,21 +109,29 @@ func (s *Server) servePackets(ctx context.Context, conn *net.UDPConn) error {
 	return fmt.Errorf("dns: serve: %w", err)
 }
 
-// answerBurst puts an answer in the place of each packet of b.
-func (s *Server) answerBurst(ctx context.Context, b *burst, asking *sync.WaitGroup) {
+// answerBurst puts an answer in the place of each packet of b, and returns how many were answered the quick way.
+func (s *Server) answerBurst(ctx context.Context, b *burst, began time.Time, asking *sync.WaitGroup) (quick uint64) {
 	x := s.index.Load()
-	recursive := s.upstream.configured()
+	recursive := s.foreign.Load().configured()
+	kept := s.kept.Load()
 	var q plain
 	for i := range b.received {
 		packet, n := b.packet(i)
 		if x != nil {
-			if length, _, done := x.quick(&q, packet, n, rand.Uint64(), recursive); done {
+			if length, rcode, done := x.quick(&q, packet, n, rand.Uint64(), recursive); done {
 				b.answer(i, length)
+				s.counts.count(overUDP, q.qtype, rcode, 1)
+				if kept != nil {
+					a := asked{from: b.peer(i).Addr(), began: began}
+					kept.add(question(a, strings.Clone(q.name()), q.qtype, rcode, time.Since(began)))
+				}
+				quick++
 				continue
 			}
 		}
 		b.answer(i, s.answerPacket(ctx, b, i, asking))
 	}
+	return quick
 }
 
 // answerPacket answers the i-th packet by the long way and returns the length of the answer, or 0 when there is none (yet).
@@ -118,11 +139,14 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 	packet, n := b.packet(i)
 	req, refusal := parse(packet[:n])
 	if req == nil {
+		s.counts.malformed.Add(1)
 		return s.pack(refusal, packet)
 	}
+	a := asked{protocol: overUDP, from: b.peer(i).Addr(), began: time.Now()}
 	m, r := s.begin(req, rand.Uint64())
-	if r.foreign == "" {
+	if r.foreign == "" || s.known(req, &r) {
 		finish(m, &r, req, room(req, false))
+		s.done(a, req, m)
 		return s.pack(m, packet)
 	}
 	back := b.back(i)
@@ -133,6 +157,7 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 		if err := back.send(answer[:s.pack(m, answer)]); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", back.String(), "err", err)
 		}
+		s.done(a, req, m)
 	})
 	return 0
 }

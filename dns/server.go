@@ -40,8 +40,23 @@ type Config struct {
 	Pods    PodRecords
 	// Upstream is the servers asked for foreign names, in order, as "address" or "address:port". None: such names fail at once.
 	Upstream []string
-	// Dial opens the connections to them; nil means the process's own network.
+	// Stub is the servers of further domains, such as "corp.example": the longest domain that a name lies in decides who is
+	// asked. The cluster's own names are never asked elsewhere.
+	Stub map[string][]string
+	// Hosts is the addresses of fixed names outside the cluster. They are answered before anybody is asked, and their
+	// addresses lead back to them.
+	Hosts map[string][]netip.Addr
+	// CacheEntries is how many answers of upstream servers are kept; 0 means 10,000, less than 0 none.
+	CacheEntries int
+	// CachePositive and CacheNegative are how long they are kept at most, whatever their TTL; 0 means 30 seconds, less
+	// than 0 not at all. CacheStale is how much longer an outdated answer serves when no server answers; 0 means not at all.
+	CachePositive, CacheNegative, CacheStale time.Duration
+	// MaxAsking is how many clients may wait for upstream servers; the others get SERVFAIL at once. 0 means 1,000.
+	MaxAsking int
+	// Dial opens the connections to upstream servers; nil means the process's own network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Now is the clock of the cache; nil means time.Now.
+	Now func() time.Time
 	// Log is for what an operator must know; nil discards.
 	Log *slog.Logger
 }
@@ -61,9 +76,12 @@ type Server struct {
 	zones    *zones
 	pods     PodRecords
 	reader   store.Reader
-	upstream *forwarder
+	ttl      time.Duration
+	foreign  atomic.Pointer[foreigners] // never nil
 	log      *slog.Logger
-	index    atomic.Pointer[index] // nil before the first list
+	index    atomic.Pointer[index]     // nil before the first list
+	kept     atomic.Pointer[questions] // nil: questions are not kept
+	counts   counts
 	progress store.Progress
 }
 
@@ -77,14 +95,21 @@ func New(c Config) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{
-		zones:    newZones(cmp.Or(c.Domain, "cluster.local"), c.Reverse, min(max(ttl, 0), maxTTL)),
-		pods:     c.Pods,
-		reader:   c.Reader,
-		upstream: newForwarder(c.Upstream, c.Dial),
-		log:      log,
+	ttl = min(max(ttl, 0), maxTTL)
+	s := &Server{
+		zones:  newZones(cmp.Or(c.Domain, "cluster.local"), c.Reverse, ttl),
+		pods:   c.Pods,
+		reader: c.Reader,
+		ttl:    ttl,
+		log:    log,
 	}
+	s.Reload(c)
+	return s
 }
+
+// Reload takes over what c says about foreign names: Upstream, Stub, Hosts, MaxAsking, Dial, Now and the cache, which begins
+// empty. Questions under way are answered as before. Everything else needs another server.
+func (s *Server) Reload(c Config) { s.foreign.Store(newForeigners(c, s.ttl, &s.counts)) }
 
 // Progress is the store's revision that the answers hold.
 func (s *Server) Progress() *store.Progress { return &s.progress }
@@ -123,9 +148,11 @@ func (s *Server) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		began := time.Now()
 		b.Events = unseen(b.Events, listed)
 		x.apply(b)
 		s.progress.Reach(b.Revision)
+		s.counts.programming.add(time.Since(began), 1)
 	}
 }
 

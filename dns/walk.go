@@ -80,24 +80,27 @@ func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
 	}
 	began := time.Now()
 	req := new(dns.Msg).SetQuestion(step.Name, typ)
-	m := s.reply(ctx, req, true, rand.Uint64())
+	m, r := s.begin(req, rand.Uint64())
+	if r.foreign != "" {
+		s.complete(ctx, req, &r)
+	}
+	finish(m, &r, req, dns.MaxMsgSize)
 	step.Took = time.Since(began)
 	step.Rcode = dns.RcodeToString[m.Rcode]
 	for _, rr := range m.Answer {
 		step.Answers = append(step.Answers, strings.ReplaceAll(rr.String(), "\t", " "))
 	}
-	s.explain(&step, typ)
+	s.explain(&step, &r)
 	return step
 }
 
 // explain fills in where the answer comes from.
-func (s *Server) explain(step *Step, typ uint16) {
+func (s *Server) explain(step *Step, r *result) {
 	x := s.index.Load()
 	if x == nil {
 		step.Reason = "the server has not read the cluster's objects yet"
 		return
 	}
-	r := x.answer(dns.Question{Name: step.Name, Qtype: typ, Qclass: dns.ClassINET}, 0)
 	step.Foreign = r.foreign
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -110,8 +113,10 @@ func (s *Server) explain(step *Step, typ uint16) {
 		}
 	}
 	switch {
+	case r.refused:
+		step.Reason = "the server refuses such questions"
 	case r.foreign != "":
-		step.Reason = s.whyForeign(step)
+		step.Reason = s.whyForeign(step, r)
 	case step.Rcode == "SERVFAIL":
 		step.Reason = "the ExternalNames lead in a circle"
 	case step.Rcode == "NXDOMAIN":
@@ -121,12 +126,11 @@ func (s *Server) explain(step *Step, typ uint16) {
 	}
 }
 
-func (s *Server) whyForeign(step *Step) string {
-	switch {
-	case !s.upstream.configured():
-		return step.Foreign + " is outside " + s.zones.domain + " and no upstream server is configured"
-	case step.Rcode == "SERVFAIL":
-		return "no upstream server answered: " + strings.Join(s.upstream.servers, ", ")
+// whyForeign says who answered for a name outside the cluster, or why nobody did.
+func (s *Server) whyForeign(step *Step, r *result) string {
+	why := step.Foreign + " is outside " + s.zones.domain
+	if r.err == nil {
+		return why + ": " + r.from + " answered"
 	}
-	return step.Foreign + " is outside " + s.zones.domain + ": an upstream server answered"
+	return why + s.zones.nearDomain(step.Foreign) + ": " + strings.ReplaceAll(r.err.Error(), "\n", "; ")
 }

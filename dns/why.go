@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -71,6 +72,20 @@ func (s *service) whyMissing(labels []string) string {
 		return fmt.Sprintf("%s has no port named so: %s", what, strings.Join(labels, "."))
 	}
 	return fmt.Sprintf("%s has no ready endpoint named %s", what, strings.Join(labels, "."))
+}
+
+// nearDomain is "; did you mean ...?" for a name that ends nearly as the cluster's do, or "".
+func (z *zones) nearDomain(name string) string {
+	labels := dns.SplitDomainName(name)
+	n := dns.CountLabel(z.domain)
+	if len(labels) <= n {
+		return ""
+	}
+	end := strings.ToLower(strings.Join(labels[len(labels)-n:], ".") + ".")
+	if d := distance(end, z.domain); d == 0 || d > 2 || d >= len(end)/3 {
+		return ""
+	}
+	return "; did you mean " + strings.Join(labels[:len(labels)-n], ".") + "." + z.domain + "?"
 }
 
 func (x *index) namespaces() []string {
