@@ -3,7 +3,10 @@
 //
 // A Server has one index of names. Run fills it from a store.Reader and follows the store's events; each event renews the
 // records of the Service it touches and no others. Serve answers on sockets handed in, as many as there are nodes; readers of
-// the index take no lock. Names outside the zone go to the upstream servers.
+// the index take no lock. Plain questions are answered within the packet they came in, many packets a system call; the rest
+// takes the long way through miekg/dns, with the same bytes. Names outside the zone are looked up among the configured hosts,
+// then in a cache, then asked of the servers of a stub domain or of the upstream servers; Reload changes all of these.
+// Handler serves /health, /ready and /metrics; KeepQuestions remembers who asked what.
 //
 //	s := dns.New(dns.Config{Reader: st, Upstream: []string{"9.9.9.9"}})
 //	go s.Run(ctx)                      // the caller waits for it
@@ -16,5 +19,6 @@
 //   - A headless Service without a ready endpoint has no name at all: NXDOMAIN, as Kubernetes has it.
 //   - Each answer with several addresses comes in random order.
 //
-// Not here: resolv.conf of pods (package node), zone transfers (refused), DNSSEC, caching of upstream answers.
+// Not here: resolv.conf of pods (package node), zone transfers (refused), DNSSEC, prefetching, completing a search path on the
+// server (autopath). A loop through another resolver that changes ids is not told as one: it ends in a time-out.
 package dns
