@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 func namespaces(s *story) {
@@ -25,10 +26,20 @@ func namespaces(s *story) {
 
 	s.say("Completed, they are accepted.")
 	s.done(s.kubarium("apply", "--programmed", "-f", s.file("manifests"), "-f", s.file("seed", "service.yaml"), "-f", s.file("seed", "service-nodeport.yaml")), "all manifests are accepted")
-	s.done(s.quiet("wait", "--for=condition=Available", "deployment", "--all", "-A", "--timeout=10s"), "every Deployment is Available")
+	spaces := []string{"dev", "prod", "default"}
+	ready := make([]result, len(spaces))
+	var waits sync.WaitGroup // kubectl waits for one object after the other
+	for i, ns := range spaces {
+		waits.Go(func() {
+			ready[i] = s.quiet("wait", "--for=condition=Available", "deployment", "--all", "-n", ns, "--timeout=10s")
+		})
+	}
+	waits.Wait()
+	for i, ns := range spaces {
+		s.done(ready[i], "every Deployment in "+ns+" is Available")
+	}
 	s.done(s.quiet("wait", "--for=condition=Ready", "pod/jump", "-n", "dev", "--timeout=10s"), "the pod jump is Ready")
 	s.kubarium("get", "pods,services", "-n", "dev", "-o", "wide")
-	s.claim(s.value("get", "deployment", "ngx", "-o", "jsonpath={.metadata.namespace}") == "default", "an object without a namespace landed in default")
 }
 
 // inJump runs a command in the pod jump.
@@ -49,7 +60,7 @@ func clusterIP(s *story) {
 	s.claim(strings.Contains(r.out, s.value("get", "service", "ent", "-n", "dev", "-o", "jsonpath={.spec.clusterIP}")), "the name leads to the Service's own address", r.out)
 
 	s.say("Connections spread over all ready pods.")
-	l := s.startLoad("svc/ent", "-n", "dev", "--from", "pod/jump", "--rate", "600", "--for", "300ms", "--by", "pod")
+	l := s.startLoad("svc/ent", "-n", "dev", "--from", "pod/jump", "--rate", "1000", "--for", "200ms", "--by", "pod")
 	even(s, l.finish(), 3)
 
 	r = s.inJump("bash", "-c", "exec 3<>/dev/udp/ent/5353 && echo hello >&3 && head -n 1 <&3") // dash has no /dev/udp
@@ -78,21 +89,21 @@ func even(s *story, all []sample, n int) {
 func replacement(s *story) {
 	ip := s.value("get", "service", "ent", "-n", "dev", "-o", "jsonpath={.spec.clusterIP}")
 	before := s.fields("get", "pods", "-n", "dev", "-l", "app=enterprise", "-o", "jsonpath={.items[*].status.podIP}")
-	for _, kind := range []string{"", "--keep-alive"} {
-		words := []string{"svc/ent", "-n", "dev", "--rate", "200"}
-		sentence := "no request was lost, each on a connection of its own"
-		if kind != "" {
-			words, sentence = append(words, kind), "no request was lost on kept-alive connections"
-		}
-		l := s.startLoad(words...)
-		s.kubarium("rollout", "restart", "deployment/enterprise", "-n", "dev")
+	fresh := s.startLoad("svc/ent", "-n", "dev", "--rate", "200", "--every", "100ms")
+	kept := s.startLoad("svc/ent", "-n", "dev", "--rate", "200", "--every", "100ms", "--keep-alive")
+	fresh.begun()
+	kept.begun()
+	for _, change := range [][]string{
+		{"rollout", "restart", "deployment/enterprise", "-n", "dev"},
+		{"scale", "deployment/enterprise", "-n", "dev", "--replicas=6"},
+		{"scale", "deployment/enterprise", "-n", "dev", "--replicas=2"},
+	} {
+		s.kubarium(change...)
 		s.quiet("rollout", "status", "deployment/enterprise", "-n", "dev", "--timeout=20s")
-		s.kubarium("scale", "deployment/enterprise", "-n", "dev", "--replicas=6")
-		s.quiet("rollout", "status", "deployment/enterprise", "-n", "dev", "--timeout=20s")
-		s.kubarium("scale", "deployment/enterprise", "-n", "dev", "--replicas=2")
-		s.quiet("wait", "--for=programmed", "--all")
-		s.lost(l, sentence)
 	}
+	s.quiet("wait", "--for=programmed", "--all")
+	s.lost(fresh, "no request was lost, each on a connection of its own")
+	s.lost(kept, "no request was lost on kept-alive connections")
 	after := s.fields("get", "pods", "-n", "dev", "-l", "app=enterprise", "-o", "jsonpath={.items[*].status.podIP}")
 	fmt.Printf("   pod addresses before: %v\n   pod addresses now:    %v\n", before, after)
 	s.claim(!slices.ContainsFunc(after, func(ip string) bool { return slices.Contains(before, ip) }), "the pods' addresses changed")
@@ -111,7 +122,7 @@ func readiness(s *story) {
 	s.kubarium("get", "endpoints,endpointslices", "-n", "dev")
 	slices := s.value("get", "endpointslices", "-n", "dev", "-l", "kubernetes.io/service-name=ent", "-o", "jsonpath={.items[*].endpoints[?(@.conditions.ready==false)].targetRef.name}")
 	s.claim(slices == pod, "the EndpointSlice says ready: false", slices)
-	l := s.startLoad("svc/ent", "-n", "dev", "--rate", "400", "--for", "250ms", "--by", "pod")
+	l := s.startLoad("svc/ent", "-n", "dev", "--rate", "600", "--for", "150ms", "--by", "pod")
 	got := 0
 	for _, one := range l.finish() {
 		for _, g := range one.Shares {
@@ -124,7 +135,7 @@ func readiness(s *story) {
 	s.quiet("exec", "-n", "dev", pod, "--", "curl", "-s", "-X", "POST", "http://127.0.0.1/readyz?ready=true")
 	s.done(s.kubarium("wait", "--for=condition=Ready", "pod/"+pod, "-n", "dev", "--timeout=10s"), "it is ready again")
 	s.done(s.quiet("wait", "--for=programmed", "svc/ent", "-n", "dev"), "and in every ruleset")
-	even(s, s.startLoad("svc/ent", "-n", "dev", "--rate", "600", "--for", "250ms", "--by", "pod").finish(), 2)
+	even(s, s.startLoad("svc/ent", "-n", "dev", "--rate", "1000", "--for", "200ms", "--by", "pod").finish(), 2)
 }
 
 // statusNodes is the part of `kubarium status -o json` the story needs.
@@ -138,7 +149,8 @@ func nodePort(s *story) {
 		s.claim(false, "status -o json is JSON", err)
 		return
 	}
-	s.kubarium("get", "pods", "-l", "app=ngx", "-o", "wide")
+	r := s.kubarium("get", "pods", "-l", "app=ngx", "-n", "default", "-o", "wide")
+	s.claim(strings.Contains(r.out, "ngx-"), "a Deployment without a namespace landed in default", r.out)
 	for _, n := range st.Nodes {
 		r := s.kubarium("shell", "outside", "--", "curl", "-s", "--max-time", "5", "http://"+n.Address+":30080/")
 		s.claim(strings.Contains(r.out, "pod: ngx-"), "port 30080 answers on node "+n.Name+" from outside", r.out)
@@ -153,14 +165,18 @@ func nodePort(s *story) {
 }
 
 func headless(s *story) {
-	want := s.fields("get", "pods", "-n", "dev", "-l", "app=voyager", "-o", "jsonpath={.items[*].status.podIP}")
+	crew := s.fields("get", "pods", "-n", "dev", "-l", "app=voyager", "-o", "jsonpath={.items[*].status.podIP} {.items[*].metadata.name}")
+	if len(crew) != 4 {
+		s.claim(false, "voyager has two pods with addresses", crew)
+		return
+	}
+	want, pod := crew[:2], crew[2]
 	r := s.inJump("getent", "ahostsv4", "crew")
-	ok := len(want) == 2
+	ok := true
 	for _, ip := range want {
 		ok = ok && strings.Contains(r.out, ip)
 	}
 	s.claim(ok, "a headless Service answers with the pods' addresses", r.out, want)
-	pod := s.fields("get", "pods", "-n", "dev", "-l", "app=voyager", "-o", "jsonpath={.items[*].metadata.name}")[0]
 	r = s.inJump("getent", "ahostsv4", pod+".crew.dev.svc.cluster.local")
 	s.claim(strings.Contains(r.out, want[0]) && !strings.Contains(r.out, want[1]), "podname.servicename.namespace.svc.cluster.local answers with one pod", r.out)
 }
@@ -201,11 +217,12 @@ func split(s *story, all []sample, version string, want float64) {
 func canary(s *story) {
 	watch := func() []sample {
 		s.done(s.quiet("wait", "--for=programmed", "svc/shop", "-n", "prod"), "programmed")
-		return s.startLoad("svc/shop", "-n", "prod", "--rate", "600", "--for", "300ms").finish()
+		return s.startLoad("svc/shop", "-n", "prod", "--rate", "1000", "--for", "200ms").finish()
 	}
 	s.kubarium("traffic", "svc/shop", "-n", "prod", "--rate", "200", "--for", "250ms")
 	split(s, watch(), "v2", 0)
-	l := s.startLoad("svc/shop", "-n", "prod", "--rate", "200", "--from", "node/n2")
+	l := s.startLoad("svc/shop", "-n", "prod", "--rate", "200", "--every", "100ms", "--from", "node/n2")
+	l.begun()
 	s.kubarium("label", "pods", "-n", "prod", "-l", "app=shop,version=v2", "track=stable")
 	split(s, watch(), "v2", 0.25)
 	s.kubarium("patch", "service", "shop", "-n", "prod", "--type=json", "-p", `[{"op":"replace","path":"/spec/selector","value":{"app":"shop","version":"v2"}}]`)
@@ -270,16 +287,21 @@ func brokenManifests(s *story) {
 		return s.value("get", "services,configmaps", "-A", "-o", "jsonpath={.items[*].metadata.resourceVersion}")
 	}
 	before := revision()
-	for _, b := range []struct{ file, want, sentence string }{
+	mistakes := []struct{ file, want, sentence string }{
 		{"typo.yaml", "typo.yaml:6", "a typo in a field is told with file and line"},
 		{"unknown-namespace.yaml", "unknown-namespace.yaml:5", "an unknown namespace"},
 		{"nodeport-range.yaml", "nodeport-range.yaml:11", "a NodePort out of range"},
 		{"nodeport-taken.yaml", "nodeport-taken.yaml:11", "a NodePort that is taken"},
-	} {
-		r := s.kubarium("apply", "-f", s.file("broken", b.file))
-		s.claim(r.code != 0 && strings.Contains(r.out, b.want), b.sentence, r.out)
+	}
+	words := []string{"apply"}
+	for _, m := range mistakes {
+		words = append(words, "-f", s.file("broken", m.file))
+	}
+	r := s.kubarium(words...)
+	for _, m := range mistakes {
+		s.claim(r.code != 0 && strings.Contains(r.out, m.want), m.sentence, r.out)
 	}
 	s.claim(revision() == before, "nothing was changed by them")
-	r := s.kubarium("apply", "-f", s.file("broken", "no-match.yaml"))
+	r = s.kubarium("apply", "-f", s.file("broken", "no-match.yaml"))
 	s.claim(r.code == 0 && strings.Contains(r.out, "no-match.yaml:7") && strings.Contains(r.out, "matches no pod"), "a selector that matches nothing is accepted, with a warning that says what is odd", r.out)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -131,10 +132,22 @@ func hostState() string {
 
 // load is a stream of requests that runs beside other commands.
 type load struct {
-	cmd *exec.Cmd
-	out bytes.Buffer
-	err bytes.Buffer
+	cmd   *exec.Cmd
+	out   bytes.Buffer
+	err   bytes.Buffer
+	first chan struct{} // closed when the first sample has come, or none will
+	once  sync.Once
+	ended chan struct{} // closed when it has ended
 }
+
+// Write takes what the load prints.
+func (l *load) Write(p []byte) (int, error) {
+	defer l.once.Do(func() { close(l.first) })
+	return l.out.Write(p)
+}
+
+// begun returns when the load is under way, so that it sees what changes from now on.
+func (l *load) begun() { <-l.first }
 
 // share and sample are what `kubarium traffic -o json` prints, the parts the story needs.
 type share struct {
@@ -157,25 +170,32 @@ type sample struct {
 func (s *story) startLoad(words ...string) *load {
 	words = append([]string{"traffic"}, words...)
 	fmt.Printf("$ kubarium %s &\n", quote(words))
-	l := &load{}
+	l := &load{first: make(chan struct{}), ended: make(chan struct{})}
 	l.cmd = exec.Command(s.bin, append(words, "-o", "json")...)
 	l.cmd.Env = s.env
-	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.err
+	l.cmd.Stdout, l.cmd.Stderr = l, &l.err
 	if err := l.cmd.Start(); err != nil {
 		fmt.Println(err)
 	}
+	go func() {
+		l.cmd.Wait()
+		close(l.ended)
+		l.once.Do(func() { close(l.first) })
+	}()
 	return l
 }
 
 // stop ends a load that would go on, and returns its samples.
 func (l *load) stop() []sample {
-	l.cmd.Process.Signal(os.Interrupt)
+	if l.cmd.Process != nil {
+		l.cmd.Process.Signal(os.Interrupt)
+	}
 	return l.finish()
 }
 
 // finish waits for the load and returns its samples.
 func (l *load) finish() []sample {
-	l.cmd.Wait()
+	<-l.ended
 	var all []sample
 	dec := json.NewDecoder(&l.out)
 	for dec.More() {
