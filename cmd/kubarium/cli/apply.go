@@ -170,7 +170,7 @@ func fileArgs(words []string) (files []string, recursive bool) {
 			value = words[i]
 		case strings.HasPrefix(w, "--filename="):
 			value = strings.TrimPrefix(w, "--filename=")
-		case strings.HasPrefix(w, "-f") && !strings.HasPrefix(w, "--"):
+		case strings.HasPrefix(w, "-f") && w != "-f":
 			value = strings.TrimPrefix(strings.TrimPrefix(w, "-f"), "=")
 		default:
 			continue

@@ -38,7 +38,11 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 		return report(errw, a.kubectl(ctx, verb, rest))
 	}
 	root.SetArgs(words)
-	return report(errw, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
+		err = failf(exitUsage, "see: kubarium --help", "%s", strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n\nDid you mean this?\n\t", "; did you mean "))
+	}
+	return report(errw, err)
 }
 
 // splitName takes --name out of the words; default: KUBARIUM_NAME, then "kubarium". After one of kubectl's verbs the flag is
@@ -89,7 +93,10 @@ Kubernetes verbs (get, describe, logs, exec, scale, rollout, ...) are kubectl's 
 	root.AddCommand(a.upCommand(), a.downCommand(), a.daemonCommand(), a.statusCommand(), a.kubeconfigCommand(),
 		a.trafficCommand(), a.whyCommand(), a.shellCommand(), a.imageCommand(), a.versionCommand())
 	for _, verb := range kubectlVerbs {
-		root.AddCommand(&cobra.Command{Use: verb, Short: "kubectl " + verb, Hidden: verb != "kubectl", DisableFlagParsing: true})
+		root.AddCommand(&cobra.Command{
+			Use: verb, Short: "Any verb of the real kubectl, for this cluster", Hidden: verb != "kubectl", DisableFlagParsing: true,
+			Run: func(*cobra.Command, []string) {}, // answered before cobra; here for the help
+		})
 	}
 	return root
 }
