@@ -21,7 +21,7 @@ type Why struct {
 	Service   string   `json:"service"` // namespace/name
 	Type      string   `json:"type"`
 	Selector  string   `json:"selector"`
-	Addresses []string `json:"addresses"` // "10.96.0.7:80/TCP (ClusterIP)"
+	Addresses []string `json:"addresses"` // "TCP 10.96.0.7:80 (ClusterIP)"
 	Pods      []WhyPod `json:"pods"`      // the chosen first
 	Notes     []string `json:"notes"`
 }
@@ -48,7 +48,7 @@ func (c *Cluster) Why(ctx context.Context, name types.NamespacedName) (Why, erro
 	}
 	for _, port := range table.Ports {
 		for _, way := range port.Ways {
-			w.Addresses = append(w.Addresses, wayText(way, port.Protocol))
+			w.Addresses = append(w.Addresses, port.Protocol+" "+way.String())
 		}
 	}
 	list, err := c.store.List(ctx, api.Pods, store.Query{Namespace: name.Namespace})
@@ -65,15 +65,6 @@ func (c *Cluster) Why(ctx context.Context, name types.NamespacedName) (Why, erro
 	}
 	w.finish(svc, table)
 	return w, nil
-}
-
-// wayText is one line for a way to a Service.
-func wayText(way proxy.Way, protocol string) string {
-	s := fmt.Sprintf("%v/%s (%s", way.Address, protocol, way.Kind)
-	if way.Local {
-		s += ", endpoints of the node only"
-	}
-	return s + ")"
 }
 
 // atProxy is what the first node's table holds for a pod, over all ports.
