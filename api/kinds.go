@@ -1,7 +1,7 @@
 package api
 
 import (
-	"fmt"
+	"reflect"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -105,10 +105,10 @@ var Kinds = []*Kind{
 	PodDisruptionBudgets, Roles, RoleBindings, ClusterRoles, ClusterRoleBindings, Leases,
 }
 
-var kindByType = func() map[string]*Kind {
-	m := make(map[string]*Kind, len(Kinds))
+var kindByType = func() map[reflect.Type]*Kind {
+	m := make(map[reflect.Type]*Kind, len(Kinds))
 	for _, k := range Kinds {
-		m[fmt.Sprintf("%T", k.New())] = k
+		m[reflect.TypeOf(k.New())] = k
 	}
 	return m
 }()

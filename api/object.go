@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"reflect"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -56,7 +57,7 @@ func (k *Kind) String() string { return k.GroupResource().String() }
 // KindOf returns the row of an object, told by its Go type. It panics for a type that is not in the table: only objects made
 // by a Kind's New reach it.
 func KindOf(obj Object) *Kind {
-	k, ok := kindByType[fmt.Sprintf("%T", obj)]
+	k, ok := kindByType[reflect.TypeOf(obj)]
 	if !ok {
 		panic(fmt.Sprintf("api: %T is not a served kind", obj))
 	}

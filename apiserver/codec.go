@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -134,9 +135,15 @@ func (w *wire) write(rw http.ResponseWriter, code int, a accept, obj runtime.Obj
 		http.Error(rw, "encode the answer: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
+	writeBody(rw, code, a, body.Bytes())
+}
+
+// writeBody answers with what is encoded already.
+func writeBody(rw http.ResponseWriter, code int, a accept, body []byte) {
 	rw.Header().Set("Content-Type", a.contentType())
+	rw.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	rw.WriteHeader(code)
-	rw.Write(body.Bytes())
+	rw.Write(body)
 }
 
 // readBody returns the request's body, at most maxBody bytes of it, and its media type.
@@ -244,7 +251,11 @@ func (s *Server) respond(c *call, code int, obj api.Object) error {
 	case "PartialObjectMetadata":
 		s.wire.write(c.w, code, c.accept, partialOf(obj))
 	case "":
-		s.wire.write(c.w, code, c.accept, typed(c.kind, obj))
+		body, err := s.encoded.of(c.kind, obj, c.accept.media)
+		if err != nil {
+			return err
+		}
+		writeBody(c.w, code, c.accept, body)
 	default:
 		return errOther(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "one object cannot be answered as "+c.accept.as)
 	}

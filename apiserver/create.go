@@ -118,6 +118,7 @@ func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
 		if out, err = tx.Get(c.kind, fresh.GetNamespace(), fresh.GetName()); err != nil {
 			return err
 		}
+		tx.Meanwhile(func() { s.encodeEarly(c, out) })
 		return c.dry()
 	})
 	return out, realError(err)

@@ -125,7 +125,10 @@ func groupVersions() []schema.GroupVersion {
 	return all
 }
 
-func servesVersion(gv schema.GroupVersion) bool { return slices.Contains(groupVersions(), gv) }
+// served holds groupVersions for a look at each request.
+var served = groupVersions()
+
+func servesVersion(gv schema.GroupVersion) bool { return slices.Contains(served, gv) }
 
 // serveRootDiscovery answers /api and /apis, in the aggregated form when the client asks for it.
 func (s *Server) serveRootDiscovery(w http.ResponseWriter, r *http.Request, path string) error {

@@ -50,6 +50,7 @@ type Server struct {
 	store   *store.Store
 	log     *slog.Logger
 	wire    *wire
+	encoded *encodings
 	pages   *pageStore
 	schemas *schemas
 	fields  *fieldManagers
@@ -81,6 +82,7 @@ func New(c Config) (*Server, error) {
 		c.Now = time.Now
 	}
 	s := &Server{cfg: c, store: c.Store, log: c.Log, wire: newWire(), pages: newPageStore(c.Now), schemas: &schemas{}, stall: stallTime}
+	s.encoded = newEncodings(s.wire.encoders)
 	s.fields = newFieldManagers(s.wire.scheme, s.schemas)
 	return s, nil
 }

@@ -82,6 +82,7 @@ func (s *Server) change(c *call, next func(now api.Object) (api.Object, error)) 
 		if err != nil {
 			return err
 		}
+		tx.Meanwhile(func() { s.encodeEarly(c, out) })
 		return c.dry()
 	})
 	return out, realError(err)

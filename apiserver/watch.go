@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -250,20 +249,23 @@ func (o *stream) begin() error {
 
 // send writes one event; flush sends what was written.
 func (o *stream) send(kind store.EventType, obj api.Object) error {
-	var body runtime.Object
 	switch o.c.accept.as {
 	case "Table":
-		body, o.columns = o.s.tableOf(o.c, []api.Object{obj}, !o.columns), true
+		table := o.s.tableOf(o.c, []api.Object{obj}, !o.columns)
+		o.columns = true
+		return o.encode(string(kind), table)
 	case "PartialObjectMetadata", "PartialObjectMetadataList":
-		body = partialOf(obj)
-	default:
-		body = typed(o.c.kind, obj)
+		return o.encode(string(kind), partialOf(obj))
 	}
-	return o.frame(string(kind), body)
+	raw, err := o.s.encoded.of(o.c.kind, obj, o.c.accept.media)
+	if err != nil {
+		return err
+	}
+	return o.frame(string(kind), raw)
 }
 
 func (o *stream) sendError(status *metav1.Status) {
-	if o.frame("ERROR", status) == nil {
+	if o.encode("ERROR", status) == nil {
 		o.flush()
 	}
 }
@@ -287,17 +289,22 @@ func (o *stream) bookmark(kind *api.Kind, revision uint64, end bool) error {
 	default:
 		body = typed(kind, obj)
 	}
-	return o.frame("BOOKMARK", body)
+	return o.encode("BOOKMARK", body)
 }
 
-// frame encodes an event: JSON lines, or protobuf messages each behind its length.
-func (o *stream) frame(kind string, body runtime.Object) error {
+// encode writes an event of an object that no other watcher shares.
+func (o *stream) encode(kind string, body runtime.Object) error {
 	var raw bytes.Buffer
 	if err := o.s.wire.encoders[o.c.accept.media].Encode(body, &raw); err != nil {
 		return err
 	}
+	return o.frame(kind, raw.Bytes())
+}
+
+// frame writes an event with an encoded object: JSON lines, or protobuf messages each behind its length.
+func (o *stream) frame(kind string, raw []byte) error {
 	if o.c.accept.media == mediaProtobuf {
-		event := metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: raw.Bytes()}}
+		event := metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: raw}}
 		message, err := event.Marshal()
 		if err != nil {
 			return err
@@ -306,11 +313,7 @@ func (o *stream) frame(kind string, body runtime.Object) error {
 		o.buf.Write(message)
 		return o.spill()
 	}
-	name, err := json.Marshal(kind)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(&o.buf, `{"type":%s,"object":%s}`+"\n", name, bytes.TrimSuffix(raw.Bytes(), []byte("\n")))
+	fmt.Fprintf(&o.buf, `{"type":%q,"object":%s}`+"\n", kind, bytes.TrimSuffix(raw, []byte("\n")))
 	return o.spill()
 }
 

@@ -23,6 +23,8 @@ type outcome struct {
 	leads    bool
 	revision uint64
 	err      error
+	// meanwhile is what the function left to be done while another Update writes the disk, or nil.
+	meanwhile func()
 }
 
 // Update runs fn alone and makes its writes durable, all or none. It returns the revision of the last write (the current
@@ -35,6 +37,8 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) (uint64, error) 
 	out := s.run(fn)
 	if out.leads {
 		s.lead(out.group)
+	} else if out.meanwhile != nil {
+		out.meanwhile()
 	}
 	if out.group != nil {
 		<-out.group.done
@@ -68,7 +72,7 @@ func (s *Store) run(fn func(*Tx) error) outcome {
 	s.head = tx.state
 	s.next.state = tx.state
 	s.next.writes = append(s.next.writes, tx.writes...)
-	return outcome{group: s.next, leads: leads, revision: tx.state.revision}
+	return outcome{group: s.next, leads: leads, revision: tx.state.revision, meanwhile: tx.meanwhile}
 }
 
 // lead commits a group: it waits for the commit before it, while which the group grows, then writes the disk once.

@@ -37,6 +37,7 @@ type Tx struct {
 	cloned map[*api.Kind]bool
 	writes []write
 	now    func() time.Time
+	meanwhile func() // or nil
 }
 
 // write is one write on its way to the disk.
@@ -69,6 +70,11 @@ func (tx *Tx) List(kind *api.Kind, q Query) []api.Object { return tx.state.table
 
 // Revision is the revision of the last write, this Update's included.
 func (tx *Tx) Revision() uint64 { return tx.state.revision }
+
+// Meanwhile leaves fn to be called when the Update's function has succeeded, outside the store's lock, while somebody else
+// writes the disk: for work on what was written that will be needed once it is durable. An Update that has to write the disk
+// itself does not call it. fn must not tell anybody of the writes yet.
+func (tx *Tx) Meanwhile(fn func()) { tx.meanwhile = fn }
 
 // Create adds a copy of obj, having filled in obj's name (from generateName), uid, creationTimestamp, generation and
 // resourceVersion. Errors: AlreadyExists; Invalid without a name.
