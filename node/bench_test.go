@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func BenchmarkAThousandNetworksAreMade(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p, err := m.addPod(ip)
+			p, err := m.addPod(ip, nil)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -81,20 +82,20 @@ func BenchmarkAThousandBuiltInPodsGetReady(b *testing.B) {
 	}
 }
 
-// Issue 4: a pod with a command, from create to running: p50 at most 15 ms.
+// Issue 4: a pod with a command, from create to running. The kernel takes a namespace down long after the pod has gone, and
+// lets nobody make one meanwhile: so no pod ends here.
 func BenchmarkACommandPodRuns(b *testing.B) {
-	x := newBench(b, nil)
-	i := 0
+	x := newBench(b, func(c *NodeConfig) { c.PodCIDR = netip.MustParsePrefix("10.244.0.0/20") })
+	var took []time.Duration
 	for b.Loop() {
-		i++
-		pod := commandPod(fmt.Sprint("jump-", i), "sleep", "1000")
+		pod := commandPod(fmt.Sprint("jump-", len(took)), "sleep", "1000")
+		began := time.Now()
 		x.create(pod)
 		x.awaitReady(pod)
-		b.StopTimer()
-		x.remove(pod, 0)
-		x.awaitNoWorker()
-		b.StartTimer()
+		took = append(took, time.Since(began))
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 }
 
 // Issue 4: after the daemon's end, 200 pods are ready again at the addresses they had.

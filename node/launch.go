@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"kubarium.dev/node/netns"
 	"kubarium.dev/node/podinit"
 )
 
@@ -115,7 +116,7 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 		return nil, err
 	}
 	resolv, _ := ResolvConf(pod, w.n.resolver)
-	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: podinit.Setup{
+	setup := podinit.Setup{
 		Hostname: w.n.hostname(pod), Name: r.name, Hide: w.n.hide(), Message: c.spec.TerminationMessagePath,
 		Root: r.root, Mounts: mounts, Frozen: frozen(c.spec), Drop: dropped(c.spec),
 		Files: []podinit.File{
@@ -123,7 +124,48 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 			{Path: "/etc/hosts", Content: hostsFile(pod, net.IP, w.n.cfg.ClusterDomain)},
 			{Path: "/etc/hostname", Content: w.n.hostname(pod) + "\n"},
 		},
-	}})
+	}
+	if box := w.takeEarly(r.user); box != nil {
+		return box, box.become(ctx, setup)
+	}
+	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup})
+}
+
+// beginEarly starts the first process of the pod's first command while the pod's network is still being wired: both take
+// milliseconds, and neither needs the other.
+func (w *worker) beginEarly(ns *netns.NS) {
+	first := w.all()[0].spec
+	p, err := w.n.resolve(first)
+	if err != nil || p.builtIn {
+		return
+	}
+	user, err := identify(w.pod, first, p.user)
+	if err != nil || !user.usual() {
+		return
+	}
+	early := make(chan *sandbox, 1)
+	w.early = early
+	w.wg.Go(func() {
+		defer close(early)
+		if box, err := beginSandbox(sandboxConfig{program: w.n.cfg.Executable, ns: ns}); err == nil { // else it is tried again
+			early <- box
+		}
+	})
+}
+
+// takeEarly is the process that was started early; nil when there is none, or somebody has taken it.
+func (w *worker) takeEarly(user *identity) *sandbox {
+	if w.early == nil || !user.usual() {
+		return nil
+	}
+	return <-w.early
+}
+
+// dropEarly ends the process that was started early, if nobody has taken it.
+func (w *worker) dropEarly() {
+	if box := w.takeEarly(nil); box != nil {
+		box.close()
+	}
 }
 
 // openPorts lets the container's processes listen on ports below 1024 and ping: they have no privilege over the network

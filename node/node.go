@@ -320,7 +320,7 @@ func (n *Node) Requests(namespace, name string) (uint64, bool) {
 
 // FromPod gives fn a way to connect from where a pod of this node would stand: a network that exists for the call alone.
 func (n *Node) FromPod(_ context.Context, fn func(DialFunc) error) error {
-	net, err := n.newPodNet(netip.Addr{})
+	net, err := n.newPodNet(netip.Addr{}, nil)
 	if err != nil {
 		return err
 	}
@@ -344,16 +344,17 @@ func (n *Node) claim(pod *corev1.Pod) netip.Addr {
 	return got
 }
 
-// newPodNet makes the network of a pod, with the address that was claimed for it or, without one, a free one.
-func (n *Node) newPodNet(ip netip.Addr) (*podNet, error) {
+// newPodNet makes the network of a pod, with the address that was claimed for it or, without one, a free one. early is called
+// when there is a namespace and nothing in it yet; it may be nil.
+func (n *Node) newPodNet(ip netip.Addr, early func(*netns.NS)) (*podNet, error) {
 	if ip.IsValid() {
-		return n.machine.addPod(ip)
+		return n.machine.addPod(ip, early)
 	}
 	ip, err := n.machine.takeIP(ip)
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.machine.addPod(ip)
+	p, err := n.machine.addPod(ip, early)
 	if err != nil {
 		n.machine.freeIP(ip)
 		return nil, err

@@ -48,7 +48,8 @@ type worker struct {
 	hooks       atomic.Int32 // preStop hooks that run
 	volumes     podVolumes
 	hostPorts   *hostPorts
-	mounted     bool // the volumes were there when the containers were first started
+	early       chan *sandbox // closed once it holds the process that was started early, or none; nil for none
+	mounted     bool          // the volumes were there when the containers were first started
 
 	mu        sync.Mutex // guards debuggers, which the worker alone writes
 	debuggers []*container
@@ -257,12 +258,14 @@ func (w *worker) setUp() error {
 		w.n.running(w)
 		return nil
 	}
-	net, err := w.n.newPodNet(w.claim)
+	net, err := w.n.newPodNet(w.claim, w.beginEarly)
 	if err != nil {
+		w.dropEarly()
 		return err
 	}
 	w.claim = netip.Addr{}
 	if w.hostPorts, err = w.n.openHostPorts(w.life, w.pod, net.IP); err != nil {
+		w.dropEarly()
 		return errors.Join(err, w.n.closePodNet(net))
 	}
 	w.net.Store(net)

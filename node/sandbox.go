@@ -65,6 +65,15 @@ const allCapabilities = 41
 
 // startSandbox makes a container and returns when it is built.
 func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
+	s, err := beginSandbox(c)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.become(ctx, c.setup)
+}
+
+// beginSandbox starts a container's first process, which then waits to be told what it is. The setup is not looked at.
+func beginSandbox(c sandboxConfig) (*sandbox, error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -82,12 +91,17 @@ func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
 		conn.Close()
 		return nil, fmt.Errorf("start the container's first process: %w", err)
 	}
-	if err := s.build(ctx, c.setup); err != nil {
+	return s, nil
+}
+
+// become makes the container of its first process; one that cannot be made is closed.
+func (s *sandbox) become(ctx context.Context, setup podinit.Setup) error {
+	if err := s.build(ctx, setup); err != nil {
 		s.close()
-		return nil, err
+		return err
 	}
 	s.wg.Go(s.read)
-	return s, nil
+	return nil
 }
 
 func sandboxCommand(c sandboxConfig, control *os.File) *exec.Cmd {
@@ -100,7 +114,7 @@ func sandboxCommand(c sandboxConfig, control *os.File) *exec.Cmd {
 	switch {
 	case multiUser():
 		users[0].Size, groups[0].Size = idRange, idRange
-	case c.user != nil && (c.user.user != 0 || c.user.group != 0):
+	case !c.user.usual():
 		// The one user there is goes by the wanted number. A process that is not root keeps its capabilities over exec only so.
 		users[0].ContainerID, groups[0].ContainerID = int(c.user.user), int(c.user.group)
 		for c := range uintptr(allCapabilities) {

@@ -28,6 +28,9 @@ func (i *identity) home() string {
 	return i.folder
 }
 
+// usual tells that a container's first process is the same for it as for every other.
+func (i *identity) usual() bool { return multiUser() || i == nil || i.user == 0 && i.group == 0 }
+
 // errRoot is kubelet's word for a container that must not be root and is.
 var errRoot = errors.New("container has runAsNonRoot and image will run as root")
 

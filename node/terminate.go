@@ -132,6 +132,7 @@ func (w *worker) tearDown() {
 	if err := w.n.volumes.remove(w.uid); err != nil {
 		w.n.cfg.Log.Error("take a pod's volumes away", "pod", w.key, "error", err)
 	}
+	w.dropEarly()
 	w.hostPorts.close()
 	w.hostPorts = nil
 	net := w.net.Swap(nil)

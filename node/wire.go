@@ -249,13 +249,17 @@ var gateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 // gatewayMAC is the machine's end of every pod's veth; no two are on one link.
 var gatewayMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 
-// addPod makes the network of a pod: its own namespace, with eth0 routed to and from the machine.
-func (m *machine) addPod(ip netip.Addr) (*podNet, error) {
+// addPod makes the network of a pod: its own namespace, with eth0 routed to and from the machine. early may be nil; it is called
+// with the namespace before it is wired.
+func (m *machine) addPod(ip netip.Addr, early func(*netns.NS)) (*podNet, error) {
 	l, err := newLink(m.log, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer l.netlink.Close() // nothing will change in there
+	if early != nil {
+		early(l.NS)
+	}
 	m.mu.Lock()
 	m.serial++
 	p := &podNet{NS: l.NS, IP: ip, HostIf: fmt.Sprintf("pod%d", m.serial), machine: m}

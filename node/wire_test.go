@@ -45,7 +45,7 @@ func (m *machine) newPod(t testing.TB) *podNet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := m.addPod(ip)
+	p, err := m.addPod(ip, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestAPodFollowsAnotherAtItsAddress(t *testing.T) {
 	m := f.newMachine(t, 1)
 	ip := netip.MustParseAddr("10.244.1.9")
 	for range 20 {
-		p, err := m.addPod(ip)
+		p, err := m.addPod(ip, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func BenchmarkAddPod(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		p, err := m.addPod(ip)
+		p, err := m.addPod(ip, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

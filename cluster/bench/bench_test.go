@@ -54,6 +54,14 @@ func (p program) run(b *testing.B, words ...string) string {
 	return string(out)
 }
 
+func (p program) status(b *testing.B) (s cluster.Status) {
+	b.Helper()
+	if err := json.Unmarshal([]byte(p.run(b, "status", "-o", "json")), &s); err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
 func newProgram(b *testing.B) program {
 	return program{bin: binary(b), env: append(os.Environ(), "CI=true", "XDG_STATE_HOME="+b.TempDir(), "KUBARIUM_NAME=bench")}
 }
@@ -82,9 +90,7 @@ func BenchmarkIdleMemory(b *testing.B) {
 	b.Cleanup(func() { p.run(b, "down") })
 	var s cluster.Status
 	for b.Loop() {
-		if err := json.Unmarshal([]byte(p.run(b, "status", "-o", "json")), &s); err != nil {
-			b.Fatal(err)
-		}
+		s = p.status(b)
 	}
 	b.ReportMetric(float64(s.MemoryKiB)/1024, "MiB")
 }

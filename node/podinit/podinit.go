@@ -69,6 +69,7 @@ func run() int {
 		send(ControlFD, Event{Kind: Failed, Text: err.Error()}.Pack())
 		return 1
 	}
+	send(ControlFD, Event{Kind: Ready}.Pack()) // what is still to be done takes the daemon's time for an answer
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	k := &keeper{byPID: map[int]child{}, byID: map[uint32]child{}, file: setup.Message}
@@ -82,7 +83,6 @@ func run() int {
 			inbox <- m
 		}
 	}()
-	send(ControlFD, Event{Kind: Ready}.Pack())
 	for {
 		select {
 		case m := <-inbox:
