@@ -31,8 +31,6 @@ type call struct {
 
 // serve is the door: it says who is calling and sends the request to the part that answers it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	s.running.Add(1)
-	defer s.running.Done()
 	defer s.recoverFrom(w, r)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	if s.serveOpen(w, r) {

@@ -54,8 +54,7 @@ type Server struct {
 	pages   *pageStore
 	schemas *schemas
 	fields  *fieldManagers
-	stall   time.Duration  // how long one write to a watcher may hang
-	running sync.WaitGroup // requests being answered, upgraded ones included
+	stall   time.Duration // how long one write to a watcher may hang
 }
 
 // New checks c and returns a Server. It starts nothing and builds no schema: those are made on first use.
@@ -95,8 +94,14 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) error {
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
+	handler := s.Handler()
+	var running sync.WaitGroup // requests that came by l, upgraded ones included
 	srv := &http.Server{
-		Handler:           s.Handler(),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.Add(1)
+			defer running.Done()
+			handler.ServeHTTP(w, r)
+		}),
 		TLSConfig:         conf,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -116,7 +121,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 	if err := srv.Shutdown(grace); err != nil {
 		srv.Close()
 	}
-	s.running.Wait() // Shutdown does not know of upgraded connections
+	running.Wait() // Shutdown does not know of upgraded connections
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API: %w", err)
 	}

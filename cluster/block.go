@@ -26,6 +26,11 @@ func (b block) node(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, byte(b), 1, byte(i + 1)})
 }
 
+// loadBalancer is where the i-th address of the load balancers' range is published.
+func (b block) loadBalancer(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, byte(b), 2, byte(i)})
+}
+
 // claimBlock takes the first free block, beginning with the one the cluster had last time (0: none).
 func claimBlock(last block) (block, net.Listener, error) {
 	order := []block{}

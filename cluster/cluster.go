@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,7 +17,6 @@ import (
 	"kubarium.dev/ingress"
 	"kubarium.dev/node"
 	"kubarium.dev/node/image"
-	"kubarium.dev/proxy"
 	"kubarium.dev/store"
 )
 
@@ -27,34 +27,30 @@ type Cluster struct {
 	block     block
 	authority *apiserver.Authority
 
-	store        *store.Store
-	images       *image.Set
-	fabric       *node.Fabric
-	nodes        []*machine
-	manager      *controller.Manager
-	dns          *dns.Server
-	ingress      *ingress.Controller
-	publish      *publisher
-	api          *apiserver.Server
-	apiListeners []net.Listener
+	store       *store.Store
+	images      *image.Set
+	fabric      *node.Fabric
+	manager     *controller.Manager
+	dns         *dns.Server
+	ingress     *ingress.Controller
+	publish     *publisher
+	api         *apiserver.Server
+	apiListener net.Listener // on the host's loopback
 
-	consumers []consumer
+	first []member        // the nodes it started with
+	life  context.Context // of all that runs
+
+	membership sync.Mutex   // held while nodes come, go, lose power or each other: one at a time
+	mu         sync.RWMutex // guards nodes, and their life and hearing
+	nodes      []*machine   // replaced, never changed in place
+
+	consumers []consumer // beside the nodes' rulesets
 
 	// The life of everything that runs: stop cancels it, group waits for it. undo closes what was opened, last first.
 	stop  context.CancelFunc
 	group *errgroup.Group
 	ended chan struct{}
 	undo  []func() error
-}
-
-// machine is a node with what the cluster runs beside it.
-type machine struct {
-	*node.Node
-	name     string
-	address  netip.Addr
-	loopback netip.Addr
-	pods     netip.Prefix
-	proxy    *proxy.Proxy
 }
 
 // Start boots a cluster from its store (a new one is empty) and returns when it is usable: the API answers, the nodes are

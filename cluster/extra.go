@@ -34,8 +34,40 @@ func (c *Cluster) extra() http.Handler {
 		}
 		return loaded, nil
 	}))
+	mux.HandleFunc("POST /kubarium/v1/nodes", answer(func(r *http.Request) (any, error) {
+		var n NodeConfig
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return c.AddNode(r.Context(), n)
+	}))
+	mux.HandleFunc("POST /kubarium/v1/nodes/{name}/{act}", answer(c.handleNode))
 	mux.HandleFunc("/kubarium/v1/shell", c.handleShell)
 	return mux
+}
+
+// handleNode does one thing to a node; partition and heal take the other node as "with".
+func (c *Cluster) handleNode(r *http.Request) (any, error) {
+	name, names := r.PathValue("name"), []string{r.PathValue("name")}
+	if with := r.URL.Query().Get("with"); with != "" {
+		names = append(names, with)
+	}
+	// What has begun is finished, also when the client goes.
+	ctx := context.WithoutCancel(r.Context())
+	switch act := r.PathValue("act"); act {
+	case "stop":
+		return struct{}{}, c.StopNode(ctx, name)
+	case "start":
+		return struct{}{}, c.StartNode(ctx, name)
+	case "remove":
+		return struct{}{}, c.RemoveNode(ctx, name)
+	case "partition":
+		return struct{}{}, c.Partition(ctx, names...)
+	case "heal":
+		return struct{}{}, c.Heal(ctx, names...)
+	default:
+		return nil, apierrors.NewBadRequest("a node knows stop, start, remove, partition and heal, not " + act)
+	}
 }
 
 func serviceOf(r *http.Request) types.NamespacedName {

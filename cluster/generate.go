@@ -81,7 +81,7 @@ func (c *Cluster) target(svc *corev1.Service, port corev1.ServicePort, from stri
 		if port.NodePort == 0 {
 			return netip.AddrPort{}, apierrors.NewBadRequest(fmt.Sprintf("service %s/%s has no node port: it cannot be reached from outside", svc.Namespace, svc.Name))
 		}
-		return netip.AddrPortFrom(c.nodes[0].address, uint16(port.NodePort)), nil
+		return netip.AddrPortFrom(c.anyMachine().address, uint16(port.NodePort)), nil
 	}
 	ip, err := netip.ParseAddr(svc.Spec.ClusterIP)
 	if err != nil {

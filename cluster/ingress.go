@@ -16,47 +16,31 @@ const (
 	httpsPort = 443
 )
 
-// serveIngress answers HTTP and HTTPS on every node's address. It reaches pods from the first node.
-func (c *Cluster) serveIngress(ctx, run context.Context) error {
+// serveIngress begins the ingress, which machines serve on their addresses. It reaches pods from a node.
+func (c *Cluster) serveIngress(run context.Context) {
 	var addresses []netip.Addr
-	for _, m := range c.nodes {
+	for _, m := range c.machines() {
 		addresses = append(addresses, m.address)
 	}
 	c.ingress = ingress.New(ingress.Config{
-		Reader: c.store, Store: c.store, Dial: c.nodes[0].NS().DialContext, ServeClassless: true, Addresses: addresses,
+		Reader: c.store, Store: c.store, Dial: c.dialFromNode, ServeClassless: true, Addresses: addresses,
 		Trusted: []netip.Prefix{}, Log: c.o.Log, Now: c.o.Now,
 	})
 	c.consumers = append(c.consumers, consumer{"the ingress", c.ingress.Progress()})
 	c.group.Go(func() error { return c.ingress.Run(run) })
-	for _, m := range c.nodes {
-		plain, err := m.NS().Listen(ctx, "tcp4", netip.AddrPortFrom(m.address, httpPort).String())
-		if err != nil {
-			return err
-		}
-		secure, err := m.NS().Listen(ctx, "tcp4", netip.AddrPortFrom(m.address, httpsPort).String())
-		if err != nil {
-			return err
-		}
-		c.group.Go(func() error { return c.ingress.Serve(run, plain) })
-		c.group.Go(func() error { return c.ingress.ServeTLS(run, secure) })
-	}
-	return nil
 }
 
-// ingressRows is how the host reaches the ingress: on each node's loopback address.
-func (c *Cluster) ingressRows() []Published {
-	first := unprivilegedFrom()
+// ingressRows is how the host reaches a node's ingress: on its loopback address.
+func ingressRows(n publishedNode, first uint16) []Published {
 	var rows []Published
-	for _, m := range c.nodes {
-		for _, p := range []struct {
-			name string
-			port uint16
-		}{{"http", httpPort}, {"https", httpsPort}} {
-			rows = append(rows, Published{
-				Service: "the ingress:" + p.name, Protocol: "TCP",
-				Host: netip.AddrPortFrom(m.loopback, hostPort(p.port, first)), Target: netip.AddrPortFrom(m.address, p.port),
-			})
-		}
+	for _, p := range []struct {
+		name string
+		port uint16
+	}{{"http", httpPort}, {"https", httpsPort}} {
+		rows = append(rows, Published{
+			Service: "the ingress:" + p.name, Protocol: "TCP",
+			Host: netip.AddrPortFrom(n.loopback, hostPort(p.port, first)), Target: netip.AddrPortFrom(n.node, p.port),
+		})
 	}
 	return rows
 }

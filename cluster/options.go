@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ import (
 type Options struct {
 	Name     string       // "kubarium"; a DNS label
 	StateDir string       // where the store and the certificates are kept; required, made with mode 0700
-	Nodes    int          // 2; how many nodes, when Config names none
+	Nodes    int          // how many nodes at least, when Config names none; 0 for those of the store, 2 in a new one
 	Config   Config       // the configuration file's contents
 	Log      *slog.Logger // discarded
 	Progress func(Stage)  // told as each stage of the start ends; nil for nobody
@@ -47,9 +48,9 @@ type Config struct {
 
 // NodeConfig is one node of the configuration file.
 type NodeConfig struct {
-	Name   string            `yaml:"name"`
-	Zone   string            `yaml:"zone"`
-	Labels map[string]string `yaml:"labels"`
+	Name   string            `yaml:"name" json:"name"`
+	Zone   string            `yaml:"zone" json:"zone,omitempty"`
+	Labels map[string]string `yaml:"labels" json:"labels,omitempty"`
 }
 
 // ImageRule lets images stand for a program of the host; without a command, for the built-in application.
@@ -70,6 +71,8 @@ type Networks struct {
 const (
 	configAPIVersion = "kubarium.dev/v1alpha1"
 	configKind       = "Cluster"
+
+	firstNode = 11 // of the nodes' range, so that a node's number shows in its address
 
 	orderProgrammed = "programmed"
 	orderKubernetes = "kubernetes"
@@ -130,25 +133,20 @@ func (o Options) WithDefaults() (Options, error) {
 		}
 		o.Program = exe
 	}
-	if o.Nodes == 0 {
-		o.Nodes = 2
+	if o.Nodes < 0 || o.Nodes > maxNodes {
+		return o, fmt.Errorf("%d nodes: the number of nodes must be between 1 and %d", o.Nodes, maxNodes)
 	}
-	if o.Nodes < 1 || o.Nodes > 200 {
-		return o, fmt.Errorf("%d nodes: the number of nodes must be between 1 and 200", o.Nodes)
-	}
-	return o, o.Config.setDefaults(o.Nodes)
+	return o, o.Config.setDefaults()
 }
 
-func (c *Config) setDefaults(nodes int) error {
-	if len(c.Nodes) == 0 {
-		for i := range nodes {
-			c.Nodes = append(c.Nodes, NodeConfig{Name: fmt.Sprintf("n%d", i+1)})
-		}
-	}
+func (c *Config) setDefaults() error {
 	for i, r := range c.Images {
 		if r.Image == "" {
 			return fmt.Errorf("configuration: images[%d].image is missing", i)
 		}
+	}
+	if len(c.Nodes) > maxNodes {
+		return fmt.Errorf("configuration: nodes: %d nodes are more than %d", len(c.Nodes), maxNodes)
 	}
 	seen := map[string]bool{}
 	for i, n := range c.Nodes {
@@ -207,13 +205,21 @@ func (n *Networks) setDefaults() error {
 // nth is the i-th address of a range, counted from its base address.
 func nth(p netip.Prefix, i int) netip.Addr {
 	b := p.Addr().As4()
-	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	v += uint32(i)
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(i))
+	return netip.AddrFrom4(b)
+}
+
+// number is an address' place in a range: the i of nth; false for one that is not in it.
+func number(p netip.Prefix, a netip.Addr) (int, bool) {
+	if !a.Is4() || !p.Contains(a) {
+		return 0, false
+	}
+	base, at := p.Masked().Addr().As4(), a.As4()
+	return int(binary.BigEndian.Uint32(at[:]) - binary.BigEndian.Uint32(base[:])), true
 }
 
 // nodeAddress is the address of node i (0 is the first): .11, .12, ...
-func (n Networks) nodeAddress(i int) netip.Addr { return nth(n.Nodes, 11+i) }
+func (n Networks) nodeAddress(i int) netip.Addr { return nth(n.Nodes, firstNode+i) }
 
 // podRange is node i's /24 of the pods' range; the first is left to the range itself, as Kubernetes' own examples have it.
 func (n Networks) podRange(i int) netip.Prefix {

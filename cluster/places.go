@@ -21,7 +21,7 @@ func noPlace(place string) error {
 	return apierrors.NewBadRequest("place " + place + ": it must be outside, node/NAME or pod/NAME")
 }
 
-// Dialer connects from a place: "outside", "node/NAME", "pod/NAME" (in namespace) or "pod/NAMESPACE/NAME"; "" is the first node.
+// Dialer connects from a place: "outside", "node/NAME", "pod/NAME" (in namespace) or "pod/NAMESPACE/NAME"; "" is a connected node.
 func (c *Cluster) Dialer(place, namespace string) (node.DialFunc, error) {
 	ns, err := c.namespace(place, namespace)
 	if err != nil {
@@ -34,7 +34,7 @@ func (c *Cluster) namespace(place, namespace string) (*netns.NS, error) {
 	kind, name, _ := strings.Cut(place, "/")
 	switch {
 	case place == "":
-		return c.nodes[0].NS(), nil
+		return c.anyMachine().NS(), nil
 	case place == placeOutside:
 		return c.fabric.Outside(), nil
 	case kind == "node" && name != "":
@@ -62,15 +62,6 @@ func (c *Cluster) podNamespace(namespace, name string) (*netns.NS, error) {
 		return nil, apierrors.NewBadRequest("pod " + namespace + "/" + name + " is not running")
 	}
 	return ns, nil
-}
-
-func (c *Cluster) machine(name string) (*machine, error) {
-	for _, m := range c.nodes {
-		if m.name == name {
-			return m, nil
-		}
-	}
-	return nil, apierrors.NewNotFound(api.Nodes.GroupResource(), name)
 }
 
 // nodeOf finds the node that runs a pod.

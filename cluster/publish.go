@@ -26,15 +26,20 @@ type Published struct {
 	Problem  string         `json:"problem,omitempty"`
 }
 
-// publisher keeps one forwarder on the host's loopback for every NodePort of every node. A forwarder dials from the
-// `outside` namespace, so that what comes through it enters the cluster as a client from outside does.
+// publisher keeps one forwarder on the host's loopback for the ingress and every NodePort of every node, and for every port of
+// every load-balancer address. A forwarder dials from the `outside` namespace, so that what comes through it enters the cluster
+// as a client from outside does.
 type publisher struct {
 	reader   store.Reader
 	log      *slog.Logger
-	nodes    []publishedNode
-	always   []Published   // published whatever the Services ask for
+	networks Networks
+	block    block
 	dial     node.DialFunc // from `outside`
+	first    uint16        // port that may be bound on the host
 	progress store.Progress
+
+	nodes    map[string]publishedNode // by name; Run's own
+	services map[types.NamespacedName]*corev1.Service
 
 	mu   sync.Mutex // guards rows
 	rows map[publishKey]*forward
@@ -54,28 +59,34 @@ type forward struct {
 	stop func()
 }
 
-func newPublisher(reader store.Reader, log *slog.Logger, nodes []publishedNode, dial node.DialFunc) *publisher {
-	return &publisher{reader: reader, log: log, nodes: nodes, dial: dial, rows: map[publishKey]*forward{}}
+func newPublisher(c *Cluster) *publisher {
+	return &publisher{
+		reader: c.store, log: c.o.Log, networks: c.o.Config.Networks, block: c.block, dial: c.Outside, first: unprivilegedFrom(),
+		nodes: map[string]publishedNode{}, services: map[types.NamespacedName]*corev1.Service{}, rows: map[publishKey]*forward{},
+	}
 }
 
-// Run follows the Services until ctx ends, then closes every forwarder and waits for it.
+// Run follows the nodes and Services until ctx ends, then closes every forwarder and waits for it.
 func (p *publisher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer p.stopAll()
 
-	for _, row := range p.always {
-		p.start(ctx, publishKey{row.Protocol, row.Host}, row, &running)
+	var revision uint64
+	for _, kind := range []*api.Kind{api.Services, api.Nodes} { // what the second has seen too much, the watch only repeats
+		list, err := p.reader.List(ctx, kind, store.Query{})
+		if err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		if revision == 0 {
+			revision = list.Revision
+		}
+		for _, obj := range list.Items {
+			p.change(ctx, store.Event{Type: store.Added, Object: obj}, &running)
+		}
 	}
-	list, err := p.reader.List(ctx, api.Services, store.Query{})
-	if err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	for _, obj := range list.Items {
-		p.change(ctx, nil, obj.(*corev1.Service), &running)
-	}
-	p.progress.Reach(list.Revision)
-	watch, err := p.reader.Watch(ctx, list.Revision, api.Services)
+	p.progress.Reach(revision)
+	watch, err := p.reader.Watch(ctx, revision, api.Services, api.Nodes)
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
@@ -86,20 +97,41 @@ func (p *publisher) Run(ctx context.Context) error {
 			return endOf(ctx, fmt.Errorf("publish: %w", err))
 		}
 		for _, e := range batch.Events {
-			old, _ := e.Old.(*corev1.Service)
-			now, _ := e.Object.(*corev1.Service)
-			if e.Type == store.Deleted {
-				old, now = now, nil
-			}
-			p.change(ctx, old, now, &running)
+			p.change(ctx, e, &running)
 		}
 		p.progress.Reach(batch.Revision)
 	}
 }
 
-// change closes what a Service no longer publishes and opens what it newly does.
-func (p *publisher) change(ctx context.Context, old, now *corev1.Service, running *sync.WaitGroup) {
-	before, after := p.wanted(old), p.wanted(now)
+// change closes what is published no longer and opens what is newly so.
+func (p *publisher) change(ctx context.Context, e store.Event, running *sync.WaitGroup) {
+	switch obj := e.Object.(type) {
+	case *corev1.Service:
+		name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
+		before := p.wanted(p.services[name], p.nodes)
+		if e.Type == store.Deleted {
+			delete(p.services, name)
+		} else {
+			p.services[name] = obj
+		}
+		p.replace(ctx, before, p.wanted(p.services[name], p.nodes), running)
+	case *corev1.Node:
+		was, is := p.nodes[obj.Name], publishedNode{}
+		if number, ok := p.networks.nodeNumber(obj); ok && e.Type != store.Deleted {
+			is = publishedNode{loopback: p.block.node(number), node: p.networks.nodeAddress(number)}
+		}
+		if was == is {
+			return // its status moves often, its address never
+		}
+		p.replace(ctx, p.wantedOf(obj.Name, was), p.wantedOf(obj.Name, is), running)
+		if delete(p.nodes, obj.Name); is.node.IsValid() {
+			p.nodes[obj.Name] = is
+		}
+	}
+}
+
+// replace stops what is in before alone and starts what is in after alone.
+func (p *publisher) replace(ctx context.Context, before, after map[publishKey]Published, running *sync.WaitGroup) {
 	for key := range before {
 		if after[key] != before[key] {
 			p.stop(key)
@@ -112,22 +144,52 @@ func (p *publisher) change(ctx context.Context, old, now *corev1.Service, runnin
 	}
 }
 
-// wanted is what a Service publishes: each of its NodePorts on each node's loopback address.
-func (p *publisher) wanted(svc *corev1.Service) map[publishKey]Published {
+// wantedOf is what one node publishes: its ingress, and the NodePorts of all Services.
+func (p *publisher) wantedOf(name string, n publishedNode) map[publishKey]Published {
+	if !n.node.IsValid() {
+		return nil
+	}
+	rows := map[publishKey]Published{}
+	for _, row := range ingressRows(n, p.first) {
+		rows[publishKey{row.Protocol, row.Host}] = row
+	}
+	for _, svc := range p.services {
+		for key, row := range p.wanted(svc, map[string]publishedNode{name: n}) {
+			if row.Target.Addr() == n.node {
+				rows[key] = row
+			}
+		}
+	}
+	return rows
+}
+
+// wanted is what a Service publishes: each of its NodePorts on these nodes' loopback addresses, and each of its ports on those of its
+// load-balancer addresses.
+func (p *publisher) wanted(svc *corev1.Service, nodes map[string]publishedNode) map[publishKey]Published {
 	if svc == nil {
 		return nil
 	}
 	rows := map[publishKey]Published{}
+	publish := func(port corev1.ServicePort, host, target netip.AddrPort) {
+		rows[publishKey{string(port.Protocol), host}] = Published{
+			Service:  types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + ":" + portName(port),
+			Protocol: string(port.Protocol), Host: host, Target: target,
+		}
+	}
 	for _, port := range svc.Spec.Ports {
-		if port.NodePort == 0 || port.Protocol == corev1.ProtocolSCTP {
+		if port.Protocol == corev1.ProtocolSCTP {
 			continue
 		}
-		for _, n := range p.nodes {
-			key := publishKey{string(port.Protocol), netip.AddrPortFrom(n.loopback, uint16(port.NodePort))}
-			rows[key] = Published{
-				Service:  types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + ":" + portName(port),
-				Protocol: key.protocol, Host: key.host,
-				Target: netip.AddrPortFrom(n.node, uint16(port.NodePort)),
+		for _, n := range nodes {
+			if port.NodePort != 0 {
+				publish(port, netip.AddrPortFrom(n.loopback, uint16(port.NodePort)), netip.AddrPortFrom(n.node, uint16(port.NodePort)))
+			}
+		}
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			ip, err := netip.ParseAddr(in.IP)
+			if i, ok := number(p.networks.LoadBalancers, ip); err == nil && ok && i < 256 {
+				at := hostPort(uint16(port.Port), p.first)
+				publish(port, netip.AddrPortFrom(p.block.loadBalancer(i), at), netip.AddrPortFrom(ip, uint16(port.Port)))
 			}
 		}
 	}

@@ -37,6 +37,7 @@ type Status struct {
 type NodeStatus struct {
 	Name     string       `json:"name"`
 	Ready    bool         `json:"ready"`
+	State    string       `json:"state"` // on, off, or cut off
 	Address  netip.Addr   `json:"address"`
 	Loopback netip.Addr   `json:"loopback"`
 	PodRange netip.Prefix `json:"podRange"`
@@ -50,7 +51,7 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 		API: c.URL(), Revision: c.store.Revision(), MemoryKiB: memory(), Namespaces: len(c.Namespaces()),
 		Domain: c.o.Config.ClusterDomain, Networks: c.o.Config.Networks, Published: c.publish.Table(), Problems: []string{},
 	}
-	for _, m := range c.nodes {
+	for _, m := range c.machines() {
 		n, err := c.nodeStatus(ctx, m)
 		if err != nil {
 			return s, err
@@ -69,13 +70,13 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 }
 
 func (c *Cluster) nodeStatus(ctx context.Context, m *machine) (NodeStatus, error) {
-	n := NodeStatus{Name: m.name, Address: m.address, Loopback: m.loopback, PodRange: m.pods}
-	pods, err := c.store.List(ctx, api.Pods, store.Query{Index: api.IndexNode, Value: m.name})
+	n := NodeStatus{Name: m.Name, Address: m.address, Loopback: m.loopback, PodRange: m.pods, State: c.stateOf(m)}
+	pods, err := c.store.List(ctx, api.Pods, store.Query{Index: api.IndexNode, Value: m.Name})
 	if err != nil {
 		return n, err
 	}
 	n.Pods = len(pods.Items)
-	obj, err := c.store.Get(api.Nodes, "", m.name)
+	obj, err := c.store.Get(api.Nodes, "", m.Name)
 	if err != nil {
 		return n, err
 	}
@@ -85,6 +86,18 @@ func (c *Cluster) nodeStatus(ctx context.Context, m *machine) (NodeStatus, error
 		}
 	}
 	return n, nil
+}
+
+func (c *Cluster) stateOf(m *machine) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	switch {
+	case m.life == nil:
+		return "off"
+	case m.hearing == nil:
+		return "cut off"
+	}
+	return "on"
 }
 
 // memory is the proportional set size, in KiB, of this process and its descendants; 0 where /proc does not tell.

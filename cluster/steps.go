@@ -17,7 +17,6 @@ import (
 	"kubarium.dev/dns"
 	"kubarium.dev/node"
 	"kubarium.dev/node/image"
-	"kubarium.dev/proxy"
 	"kubarium.dev/store"
 )
 
@@ -35,8 +34,7 @@ func (c *Cluster) steps() []step {
 		{"nodes", c.addNodes},
 		{"initial objects", c.giveBirth},
 		{"API server", c.serveAPI},
-		{"controllers, DNS, proxies", c.runRoles},
-		{"ingress", c.serveIngress},
+		{"controllers and servers", c.runRoles},
 		{"loopback", c.publishAll},
 		{"programmed", c.awaitUsable},
 	}
@@ -70,7 +68,7 @@ func (c *Cluster) openImages() error {
 }
 
 // makeCertificates claims the loopback block first: the server's certificate names its address.
-func (c *Cluster) makeCertificates(_, run context.Context) error {
+func (c *Cluster) makeCertificates(ctx, _ context.Context) error {
 	path := filepath.Join(c.o.StateDir, "block")
 	b, ln, err := claimBlock(readBlock(path))
 	if err != nil {
@@ -82,14 +80,17 @@ func (c *Cluster) makeCertificates(_, run context.Context) error {
 		return err
 	}
 	hosts := []string{b.api().Addr().String(), nth(c.o.Config.Networks.Services, 1).String()}
-	for i := range c.o.Config.Nodes {
-		hosts = append(hosts, c.o.Config.Networks.nodeAddress(i).String())
+	if c.first, err = c.members(ctx); err != nil {
+		return err
+	}
+	for _, m := range c.first {
+		hosts = append(hosts, c.o.Config.Networks.nodeAddress(m.number).String())
 	}
 	c.authority, err = apiserver.LoadOrCreateAuthority(c.o.StateDir, hosts...)
 	if err != nil {
 		return err
 	}
-	c.apiListeners = append(c.apiListeners, ln)
+	c.apiListener = ln
 	return nil
 }
 
@@ -118,42 +119,13 @@ func (c *Cluster) wireNetwork(ctx, _ context.Context) error {
 	return nil
 }
 
-func (c *Cluster) addNodes(ctx, _ context.Context) error {
-	for i := range c.o.Config.Nodes {
-		if err := c.addNode(ctx, i); err != nil {
-			return fmt.Errorf("node %s: %w", c.o.Config.Nodes[i].Name, err)
+func (c *Cluster) addNodes(ctx, run context.Context) error {
+	c.life = run
+	for _, m := range c.first {
+		if _, err := c.join(ctx, run, m); err != nil {
+			return fmt.Errorf("node %s: %w", m.Name, err)
 		}
 	}
-	return nil
-}
-
-func (c *Cluster) addNode(ctx context.Context, i int) error {
-	nets, nc := c.o.Config.Networks, c.o.Config.Nodes[i]
-	m := &machine{name: nc.Name, address: nets.nodeAddress(i), loopback: c.block.node(i), pods: nets.podRange(i)}
-	labels := map[string]string{"kubernetes.io/hostname": nc.Name, "kubernetes.io/os": "linux"}
-	if nc.Zone != "" {
-		labels["topology.kubernetes.io/zone"] = nc.Zone
-	}
-	for k, v := range nc.Labels {
-		labels[k] = v
-	}
-	var err error
-	m.Node, err = c.fabric.AddNode(ctx, node.NodeConfig{
-		Name: nc.Name, Address: m.address, PodCIDR: m.pods, Labels: labels,
-		Store: c.store, Log: c.o.Log.With("node", nc.Name), ClusterDNS: nets.DNS, ClusterDomain: c.o.Config.ClusterDomain,
-		Programmed: c.terminationBarrier(), Executable: c.o.Program, StateDir: c.o.StateDir, Images: c.images, Now: c.o.Now,
-	})
-	if err != nil {
-		return err
-	}
-	m.proxy, err = proxy.New(proxy.Config{
-		Node: nc.Name, NS: m.NS(), NodeAddresses: []netip.Addr{m.address}, PodCIDR: nets.Pods, ServiceCIDR: nets.Services,
-		DNSAddress: nets.DNS, Reader: c.store, Log: c.o.Log.With("node", nc.Name),
-	})
-	if err != nil {
-		return err
-	}
-	c.nodes = append(c.nodes, m)
 	return nil
 }
 
@@ -166,12 +138,7 @@ func (c *Cluster) terminationBarrier() func(context.Context, uint64) error {
 }
 
 func (c *Cluster) giveBirth(ctx, _ context.Context) error {
-	nets := c.o.Config.Networks
-	b := controller.BirthConfig{ServiceCIDR: nets.Services, DNSAddress: nets.DNS, APIPort: apiPort}
-	for _, m := range c.nodes {
-		b.Nodes = append(b.Nodes, controller.BirthNode{Name: m.name, Address: m.address})
-	}
-	if err := controller.Birth(ctx, c.store, b); err != nil {
+	if err := c.tellAddresses(ctx); err != nil {
 		return err
 	}
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
@@ -185,7 +152,7 @@ func (c *Cluster) giveBirth(ctx, _ context.Context) error {
 	return err
 }
 
-func (c *Cluster) serveAPI(ctx, run context.Context) error {
+func (c *Cluster) serveAPI(_, run context.Context) error {
 	var err error
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Authority: c.authority, Log: c.o.Log, Services: c.o.Config.Networks.Services, Version: c.o.Version,
@@ -194,16 +161,7 @@ func (c *Cluster) serveAPI(ctx, run context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range c.nodes {
-		ln, err := m.NS().Listen(ctx, "tcp4", netip.AddrPortFrom(m.address, apiPort).String())
-		if err != nil {
-			return err
-		}
-		c.apiListeners = append(c.apiListeners, ln)
-	}
-	for _, ln := range c.apiListeners {
-		c.group.Go(func() error { return c.api.Serve(run, ln, c.authority.ServerTLS()) })
-	}
+	c.group.Go(func() error { return c.api.Serve(run, c.apiListener, c.authority.ServerTLS()) })
 	return nil
 }
 
@@ -217,56 +175,34 @@ func (c *Cluster) runRoles(ctx, run context.Context) error {
 	c.group.Go(func() error { return c.manager.Run(run) })
 	c.group.Go(func() error { return c.dns.Run(run) })
 
-	for _, m := range c.nodes {
-		if err := c.serveDNS(ctx, run, m, nets.DNS); err != nil {
-			return fmt.Errorf("DNS on node %s: %w", m.name, err)
+	c.serveIngress(run)
+	for _, m := range c.machines() {
+		if err := c.run(ctx, m); err != nil {
+			return fmt.Errorf("node %s: %w", m.Name, err)
 		}
-		c.group.Go(func() error { return m.proxy.Run(run) })
-		c.group.Go(func() error { return m.Run(run) })
-		c.consumers = append(c.consumers, consumer{"the ruleset of node " + m.name, m.proxy.Progress()})
 	}
 	return nil
 }
 
 // publishAll leads the host's loopback to the nodes' ports.
 func (c *Cluster) publishAll(_, run context.Context) error {
-	var nodes []publishedNode
-	for _, m := range c.nodes {
-		nodes = append(nodes, publishedNode{loopback: m.loopback, node: m.address})
-	}
-	c.publish = newPublisher(c.store, c.o.Log, nodes, c.Outside)
-	c.publish.always = c.ingressRows()
+	c.publish = newPublisher(c)
 	c.consumers = append(c.consumers, consumer{"the loopback forwarders", &c.publish.progress})
 	c.group.Go(func() error { return c.publish.Run(run) })
 	return nil
 }
 
-func (c *Cluster) serveDNS(ctx, run context.Context, m *machine, addr netip.Addr) error {
-	at := netip.AddrPortFrom(addr, 53).String()
-	pc, err := m.NS().ListenPacket(ctx, "udp4", at)
-	if err != nil {
-		return err
-	}
-	ln, err := m.NS().Listen(ctx, "tcp4", at)
-	if err != nil {
-		pc.Close()
-		return err
-	}
-	c.group.Go(func() error { return c.dns.Serve(run, pc, ln) })
-	return nil
-}
-
 // awaitUsable returns when what is in the store is in effect: from a pod's place a name resolves, and its Service answers.
 func (c *Cluster) awaitUsable(ctx, _ context.Context) error {
-	for _, m := range c.nodes {
+	for _, m := range c.machines() {
 		if err := m.Registered(ctx); err != nil {
-			return fmt.Errorf("node %s: %w", m.name, err)
+			return fmt.Errorf("node %s: %w", m.Name, err)
 		}
 	}
 	if err := c.Programmed(ctx, c.store.Revision()); err != nil {
 		return err
 	}
-	return c.nodes[0].FromPod(ctx, func(dial node.DialFunc) error {
+	return c.anyMachine().FromPod(ctx, func(dial node.DialFunc) error {
 		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dial(ctx, network, c.DNS().String())
 		}}

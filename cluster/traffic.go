@@ -212,13 +212,13 @@ func endpointName(e discoveryv1.Endpoint) string {
 // connections returns the new connections of each pod since the last call, from every node's kernel.
 func (v *trafficView) connections(ctx context.Context) (map[string]uint64, error) {
 	fresh := map[string]uint64{}
-	for _, m := range v.c.nodes {
+	for _, m := range v.c.machines() {
 		counts, err := m.proxy.Counts(ctx, v.o.Service)
 		if err != nil {
-			return nil, fmt.Errorf("counters of node %s: %w", m.name, err)
+			return nil, fmt.Errorf("counters of node %s: %w", m.Name, err)
 		}
 		for _, k := range counts {
-			key := m.name + " " + k.Port + " " + k.Endpoint.String() + " " + k.Pod
+			key := m.Name + " " + k.Port + " " + k.Endpoint.String() + " " + k.Pod
 			last := v.counts[key]
 			v.counts[key] = k.Connections
 			if k.Connections < last {

@@ -41,7 +41,7 @@ func (c *Cluster) Why(ctx context.Context, name types.NamespacedName) (Why, erro
 	if err != nil {
 		return Why{}, err
 	}
-	table := c.nodes[0].proxy.Explain(name)
+	table := c.anyMachine().proxy.Explain(name)
 	w := Why{
 		Service: name.String(), Type: string(svc.Spec.Type), Selector: labels.FormatLabels(svc.Spec.Selector),
 		Addresses: []string{}, Pods: []WhyPod{}, Notes: []string{},
@@ -67,7 +67,7 @@ func (c *Cluster) Why(ctx context.Context, name types.NamespacedName) (Why, erro
 	return w, nil
 }
 
-// atProxy is what the first node's table holds for a pod, over all ports.
+// atProxy is what a connected node's table holds for a pod, over all ports.
 type atProxy struct {
 	used      bool // for the first port
 	addresses []string

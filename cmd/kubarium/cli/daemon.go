@@ -49,7 +49,7 @@ func (a *app) daemonCommand() *cobra.Command {
 		Use: "daemon", Hidden: true, Args: args(0, "kubarium up"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd.Context(), d) },
 	}
-	c.Flags().IntVar(&d.nodes, "nodes", 2, "")
+	c.Flags().IntVar(&d.nodes, "nodes", 0, "")
 	c.Flags().StringVar(&d.config, "config", "", "")
 	return c
 }

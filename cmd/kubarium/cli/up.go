@@ -29,7 +29,7 @@ func (a *app) upCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd.Context(), f) },
 	}
 	fl := c.Flags()
-	fl.IntVar(&f.nodes, "nodes", 2, "number of nodes")
+	fl.IntVar(&f.nodes, "nodes", 0, "number of nodes; by default those that were there, 2 in a new cluster")
 	fl.StringVar(&f.config, "config", "", "cluster configuration (kind: Cluster)")
 	fl.StringSliceVarP(&f.files, "filename", "f", nil, "manifests to apply; up returns when they are programmed")
 	fl.DurationVar(&f.wait, "wait", time.Minute, "how long to wait for a usable cluster")
