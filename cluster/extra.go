@@ -21,6 +21,7 @@ import (
 func (c *Cluster) extra() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /kubarium/v1/status", answer(func(r *http.Request) (any, error) { return c.Status(r.Context()) }))
+	mux.HandleFunc("GET /kubarium/v1/config", answer(func(*http.Request) (any, error) { return c.Config(), nil }))
 	mux.HandleFunc("POST /kubarium/v1/programmed", answer(c.handleProgrammed))
 	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/services/{name}/why", answer(func(r *http.Request) (any, error) {
 		return c.Why(r.Context(), serviceOf(r))
@@ -34,6 +35,12 @@ func (c *Cluster) extra() http.Handler {
 		}
 		return loaded, nil
 	}))
+	mux.HandleFunc("POST /kubarium/v1/namespaces/{ns}/kubeconfig", answer(func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		raw, err := c.KubeconfigFor(r.Context(), r.PathValue("ns"), q.Get("user"), q.Get("role"))
+		return json.RawMessage(raw), err
+	}))
+	mux.HandleFunc("GET /kubarium/v1/images/rules", answer(func(*http.Request) (any, error) { return c.o.Config.Images, nil }))
 	mux.HandleFunc("POST /kubarium/v1/nodes", answer(func(r *http.Request) (any, error) {
 		var n NodeConfig
 		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {

@@ -55,8 +55,8 @@ func hostPort(port, first uint16) uint16 {
 	return port
 }
 
-// unprivilegedFrom is the first port that this process may bind on the host; 0 for root of the host's own user namespace.
-func unprivilegedFrom() uint16 {
+// UnprivilegedFrom is the first port that this process may bind on the host; 0 for root of the host's own user namespace.
+func UnprivilegedFrom() uint16 {
 	if ids, err := os.ReadFile("/proc/self/uid_map"); err == nil && strings.Fields(string(ids))[1] == "0" && os.Geteuid() == 0 {
 		return 0
 	}

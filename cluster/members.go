@@ -314,3 +314,13 @@ func (c *Cluster) tellAddresses(ctx context.Context) error {
 	}
 	return controller.Birth(ctx, c.store, b)
 }
+
+// Config is the configuration in effect: defaults filled in, and the nodes of this moment.
+func (c *Cluster) Config() Config {
+	conf := c.o.Config
+	conf.APIVersion, conf.Kind, conf.Nodes = configAPIVersion, configKind, nil
+	for _, m := range c.machines() {
+		conf.Nodes = append(conf.Nodes, NodeConfig{Name: m.Name, Zone: m.Zone, Labels: m.Labels})
+	}
+	return conf
+}

@@ -36,14 +36,14 @@ type Stage struct {
 
 // Config is the configuration file: apiVersion kubarium.dev/v1alpha1, kind Cluster. Unknown fields are errors.
 type Config struct {
-	APIVersion    string       `yaml:"apiVersion"`
-	Kind          string       `yaml:"kind"`
-	Nodes         []NodeConfig `yaml:"nodes"`
-	ClusterDomain string       `yaml:"clusterDomain"`
-	Networks      Networks     `yaml:"networks"`
-	Images        []ImageRule  `yaml:"images"`
+	APIVersion    string       `yaml:"apiVersion" json:"apiVersion"`
+	Kind          string       `yaml:"kind" json:"kind"`
+	Nodes         []NodeConfig `yaml:"nodes" json:"nodes"`
+	ClusterDomain string       `yaml:"clusterDomain" json:"clusterDomain"`
+	Networks      Networks     `yaml:"networks" json:"networks"`
+	Images        []ImageRule  `yaml:"images" json:"images"`
 	// TerminationOrder is "programmed" (default: a pod gets SIGTERM once no ruleset leads to it) or "kubernetes" (at once).
-	TerminationOrder string `yaml:"terminationOrder"`
+	TerminationOrder string `yaml:"terminationOrder" json:"terminationOrder"`
 }
 
 // NodeConfig is one node of the configuration file.
@@ -55,8 +55,8 @@ type NodeConfig struct {
 
 // ImageRule lets images stand for a program of the host; without a command, for the built-in application.
 type ImageRule struct {
-	Image   string   `yaml:"image"`   // a glob: "nginx:*", "team/*"
-	Command []string `yaml:"command"` // the program and its first words
+	Image   string   `yaml:"image" json:"image"`     // a glob: "nginx:*", "team/*"
+	Command []string `yaml:"command" json:"command"` // the program and its first words
 }
 
 // Networks are the address ranges. They exist only inside the cluster's own network namespaces.

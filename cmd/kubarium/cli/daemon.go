@@ -130,8 +130,8 @@ func raiseFileLimit() error {
 	return nil
 }
 
-// spawn starts the daemon in namespaces of its own and returns its report pipe.
-func (a *app) spawn(st state, d daemonFlags) (*exec.Cmd, *os.File, error) {
+// spawn starts the daemon in namespaces of its own, with more environment if need be, and returns its report pipe.
+func (a *app) spawn(st state, d daemonFlags, env ...string) (*exec.Cmd, *os.File, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
@@ -150,7 +150,7 @@ func (a *app) spawn(st state, d daemonFlags) (*exec.Cmd, *os.File, error) {
 	}
 	defer w.Close()
 	cmd := exec.Command(exe, append([]string{"--name", st.name, "daemon"}, d.words()...)...)
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = cluster.DaemonAttr()

@@ -35,6 +35,15 @@ func failf(code int, hint, format string, args ...any) error {
 	return &fault{code: code, hint: hint, err: fmt.Errorf(format, args...)}
 }
 
+// hintOf is an error's advice, if it has one.
+func hintOf(err error) string {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.hint
+	}
+	return ""
+}
+
 // silent carries only an exit code: what is wrong has been printed.
 type silent int
 

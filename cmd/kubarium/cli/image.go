@@ -12,11 +12,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kubarium.dev/cluster"
 	"kubarium.dev/node/image"
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Load images from archives, without a registry", Args: args(0, "kubarium image load FILE | list")}
+	c := &cobra.Command{Use: "image", Short: "Load images from archives, without a registry", Args: args(0, "kubarium image load FILE | list | map")}
 	c.AddCommand(
 		&cobra.Command{
 			Use: "load FILE", Short: "Load what docker save wrote, or an archive of an OCI layout; - is standard input",
@@ -27,7 +28,42 @@ func (a *app) imageCommand() *cobra.Command {
 			Use: "list", Short: "List the loaded images", Args: args(0, "kubarium image list"),
 			RunE: func(cmd *cobra.Command, _ []string) error { return a.listImages(cmd) },
 		},
+		a.imageMap(),
 	)
+	return c
+}
+
+func (a *app) imageMap() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "map", Short: "List the rules that let images stand for programs of the host (images: in the configuration)",
+		Args: args(0, "kubarium image map [-o table|json|yaml|name]"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			rules := []cluster.ImageRule{}
+			if err := cl.get(cmd.Context(), "/kubarium/v1/images/rules", &rules); err != nil {
+				return err
+			}
+			s := shown{value: rules, table: func(w *tabwriter.Writer) {
+				fmt.Fprintln(w, "IMAGE\tSTANDS FOR")
+				for _, r := range rules {
+					what := "the built-in application"
+					if len(r.Command) > 0 {
+						what = strings.Join(r.Command, " ")
+					}
+					fmt.Fprintf(w, "%s\t%s\n", r.Image, what)
+				}
+			}}
+			for _, r := range rules {
+				s.names = append(s.names, r.Image)
+			}
+			return a.show(output, s)
+		},
+	}
+	outputFlag(c.Flags(), &output)
 	return c
 }
 

@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -12,9 +16,10 @@ import (
 )
 
 func (a *app) kubeconfigCommand() *cobra.Command {
-	var export string
+	var export, user, role, namespace string
 	c := &cobra.Command{
-		Use: "kubeconfig", Short: "Print the cluster's kubeconfig, or write it to a file", Args: args(0, "kubarium kubeconfig [--export FILE]"),
+		Use: "kubeconfig", Args: args(0, "kubarium kubeconfig [--user NAME [--role ROLE] [-n NAMESPACE]] [--export FILE]"),
+		Short: "Print the administrator's kubeconfig, or one for a user of one namespace, or write it to a file",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := newState(a.name)
 			if err != nil {
@@ -24,6 +29,9 @@ func (a *app) kubeconfigCommand() *cobra.Command {
 				return err
 			}
 			raw, err := os.ReadFile(st.file("kubeconfig"))
+			if user != "" {
+				raw, err = a.kubeconfigFor(cmd.Context(), namespace, url.Values{"user": {user}, "role": {role}})
+			}
 			if err != nil {
 				return err
 			}
@@ -34,8 +42,25 @@ func (a *app) kubeconfigCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&export, "export", "", "write it to this file (mode 0600) instead of stdout")
+	fl := c.Flags()
+	fl.StringVar(&export, "export", "", "write it to this file (mode 0600) instead of stdout")
+	fl.StringVar(&user, "user", "", "for this user, who may only act in one namespace")
+	fl.StringVar(&role, "role", "edit", "the user's ClusterRole in the namespace: view, edit, admin or one of your own")
+	fl.StringVarP(&namespace, "namespace", "n", "default", "the user's namespace")
 	return c
+}
+
+func (a *app) kubeconfigFor(ctx context.Context, namespace string, q url.Values) ([]byte, error) {
+	cl, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	body, err := cl.do(ctx, http.MethodPost, "/kubarium/v1/namespaces/"+url.PathEscape(namespace)+"/kubeconfig?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(body)
 }
 
 // mergeKubeconfig puts the cluster's context into the user's kubeconfig and makes it current, by kubectl's rules and under its

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"kubarium.dev/cluster"
 )
 
 type upFlags struct {
@@ -100,6 +102,16 @@ func (a *app) boot(ctx context.Context, st state, f upFlags) error {
 
 // follow prints the daemon's stages until it is ready.
 func (a *app) follow(pipe io.Reader) error {
+	return followStages(pipe, func(s cluster.Stage) { fmt.Fprintf(a.err, "  %-28s %s\n", s.Name, since(s.Took)) })
+}
+
+// followQuietly returns when the daemon is ready, or with its error and the last stage that ended well.
+func followQuietly(pipe io.Reader) (last string, err error) {
+	err = followStages(pipe, func(s cluster.Stage) { last = s.Name })
+	return last, err
+}
+
+func followStages(pipe io.Reader, stage func(cluster.Stage)) error {
 	dec := json.NewDecoder(pipe)
 	for {
 		var l reportLine
@@ -115,7 +127,7 @@ func (a *app) follow(pipe io.Reader) error {
 		case l.Ready:
 			return nil
 		case l.Stage != nil:
-			fmt.Fprintf(a.err, "  %-28s %s\n", l.Stage.Name, since(l.Stage.Took))
+			stage(*l.Stage)
 		}
 	}
 }
