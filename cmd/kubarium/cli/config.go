@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"kubarium.dev/cluster"
 )
@@ -80,10 +79,5 @@ func (a *app) viewConfig(cmd *cobra.Command) error {
 	if err := cl.get(cmd.Context(), "/kubarium/v1/config", &c); err != nil {
 		return err
 	}
-	enc := yaml.NewEncoder(a.out)
-	enc.SetIndent(2)
-	if err := enc.Encode(c); err != nil {
-		return err
-	}
-	return enc.Close()
+	return a.show("yaml", shown{value: c})
 }
