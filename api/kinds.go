@@ -55,6 +55,7 @@ var (
 		Indexes: map[string]func(Object) []string{
 			IndexClusterIP: clusterIPs, IndexNodePort: nodePorts, IndexMatchLabel: selectorTerms, IndexOwner: owners,
 		},
+		Beside: heldAddresses,
 	}
 	Endpoints = &Kind{
 		Version: "v1", Kind: "Endpoints", Plural: "endpoints", Singular: "endpoints", Short: []string{"ep"}, Namespaced: true,

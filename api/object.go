@@ -34,6 +34,8 @@ type Kind struct {
 	Indexes map[string]func(Object) []string
 	// Born, if set, fills in what follows from a new object's uid. The store calls it as it creates the object.
 	Born func(Object)
+	// Beside, if set, are the objects that live and die with one of this kind. The store writes and removes them with it.
+	Beside func(Object) []Object
 }
 
 // GroupVersion is "v1" or "apps/v1".

@@ -40,6 +40,32 @@ func admitNamespace(from getter, obj api.Object) error {
 	return refused
 }
 
+// admitPod gives a new pod its ServiceAccount and what that brings, and the amounts that LimitRanges give.
+func (s *Server) admitPod(c *call, obj api.Object) error {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	name := pod.Spec.ServiceAccountName
+	if name == "" {
+		name = pod.Spec.DeprecatedServiceAccount
+	}
+	if name == "" {
+		name = api.DefaultServiceAccount
+	}
+	pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = name, name
+	var account *corev1.ServiceAccount
+	found, err := s.store.Get(api.ServiceAccounts, pod.Namespace, name)
+	switch {
+	case err == nil:
+		account = found.(*corev1.ServiceAccount)
+	case name != api.DefaultServiceAccount: // the default one may be on its way: a new namespace's first pod need not wait
+		return forbidden(obj, `error looking up service account %s/%s: serviceaccount "%s" not found`, pod.Namespace, name, name)
+	}
+	api.UseServiceAccount(pod, account, s.cfg.MountTokens)
+	return s.applyLimits(c, obj)
+}
+
 // immortal are the namespaces a cluster cannot be without.
 var immortal = map[string]bool{
 	metav1.NamespaceDefault: true, metav1.NamespaceSystem: true, metav1.NamespacePublic: true, corev1.NamespaceNodeLease: true,

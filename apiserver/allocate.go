@@ -195,7 +195,17 @@ func (a *allocator) clusterIP() error {
 		return a.refuse(path, spec.ClusterIPs, fmt.Sprintf(
 			"failed to allocate IP %s: provided IP is already allocated (Service %s holds it)", spec.ClusterIP, api.Name(other)))
 	}
+	if a.claimed(ip) {
+		return a.refuse(path, spec.ClusterIPs, fmt.Sprintf(
+			"failed to allocate IP %s: provided IP is already allocated (IPAddress %s is there)", spec.ClusterIP, ip))
+	}
 	return nil
+}
+
+// claimed tells whether somebody else than a Service claims an address, by an IPAddress object of that name.
+func (a *allocator) claimed(ip netip.Addr) bool {
+	_, err := a.tx.Get(api.IPAddresses, "", ip.String())
+	return err == nil
 }
 
 var errFull = errors.New("range is full")
@@ -212,7 +222,8 @@ func (a *allocator) freeIP() (string, error) {
 		return "", errFull
 	}
 	i, ok := probe(hosts, addressBand(hosts), func(i int) bool {
-		return a.holder(api.IndexClusterIP, nth(a.services, i+1).String()) == nil
+		ip := nth(a.services, i+1)
+		return a.holder(api.IndexClusterIP, ip.String()) == nil && !a.claimed(ip)
 	})
 	if !ok {
 		return "", errFull

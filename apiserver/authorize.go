@@ -78,7 +78,7 @@ func (s *Server) roleRules(ref rbacv1.RoleRef, namespace string) []rbacv1.Policy
 	if obj, err := s.store.Get(api.ClusterRoles, "", ref.Name); err == nil {
 		return obj.(*rbacv1.ClusterRole).Rules
 	}
-	for _, role := range StandingRoles() {
+	for _, role := range standingRoles() {
 		if role.Name == ref.Name {
 			return role.Rules
 		}
@@ -145,22 +145,6 @@ func (s *Server) authorize(c *call) error {
 	if !s.allowed(c.who, a) {
 		return errForbidden(c.who, a)
 	}
-	return s.authorizeGrant(c, a)
-}
-
-// authorizeGrant keeps callers from giving themselves more than they have: who writes a role needs the verb escalate, who
-// writes a binding the verb bind.
-func (s *Server) authorizeGrant(c *call, a action) error {
-	if c.kind.Group != rbacv1.GroupName || !slices.Contains([]string{"create", "update", "patch"}, a.verb) {
-		return nil
-	}
-	a.verb = "escalate"
-	if c.kind == api.RoleBindings || c.kind == api.ClusterRoleBindings {
-		a.verb = "bind"
-	}
-	if !s.allowed(c.who, a) {
-		return errForbidden(c.who, a)
-	}
 	return nil
 }
 
@@ -204,53 +188,4 @@ func errForbidden(who caller, a action) error {
 	}
 	return apierrors.NewForbidden(schema.GroupResource{Group: a.group, Resource: a.resource}, a.name, fmt.Errorf(
 		"User %q cannot %s resource %q in API group %q %s", who.Name, a.verb, a.resource, a.group, where))
-}
-
-// impersonate lets those who may act as somebody else do so, as kubectl's --as asks; everybody else is refused.
-func (s *Server) impersonate(r *http.Request, who caller) (caller, error) {
-	user, groups := r.Header.Get("Impersonate-User"), r.Header.Values("Impersonate-Group")
-	if user == "" && len(groups) == 0 {
-		return who, nil
-	}
-	for resource, names := range map[string][]string{"users": {user}, "groups": groups} {
-		for _, name := range names {
-			if a := (action{verb: "impersonate", resource: resource, name: name}); !s.allowed(who, a) {
-				return who, errForbidden(who, a)
-			}
-		}
-	}
-	if user == "" {
-		return who, apierrors.NewBadRequest("requested groups without impersonating a user")
-	}
-	return caller{Name: user, Groups: append(slices.Clone(groups), "system:authenticated")}, nil
-}
-
-// StandingRoles are the ClusterRoles that every cluster has: cluster-admin, admin, edit and view.
-func StandingRoles() []*rbacv1.ClusterRole {
-	all, read := []string{"*"}, []string{"get", "list", "watch"}
-	write := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
-	plain := []string{"pods", "pods/status", "pods/log", "services", "services/status", "endpoints", "configmaps", "events",
-		"resourcequotas", "resourcequotas/status", "limitranges", "serviceaccounts", "namespaces", "namespaces/status"}
-	groups := []string{"apps", "batch", "networking.k8s.io", "policy", "discovery.k8s.io", "autoscaling"}
-	edit := []rbacv1.PolicyRule{
-		{Verbs: write, APIGroups: groups, Resources: all},
-		{Verbs: write, APIGroups: []string{""}, Resources: []string{"pods", "pods/exec", "pods/attach", "pods/portforward",
-			"pods/eviction", "pods/ephemeralcontainers", "services", "endpoints", "configmaps", "secrets", "serviceaccounts", "events"}},
-		{Verbs: read, APIGroups: []string{""}, Resources: plain},
-		{Verbs: write, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
-	}
-	admin := append(slices.Clone(edit), rbacv1.PolicyRule{Verbs: write, APIGroups: []string{rbacv1.GroupName},
-		Resources: []string{"roles", "rolebindings"}})
-	role := func(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
-		r := &rbacv1.ClusterRole{Rules: rules}
-		r.Name, r.Labels = name, map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}
-		return r
-	}
-	return []*rbacv1.ClusterRole{
-		role("cluster-admin", rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all},
-			rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all}),
-		role("admin", admin...), role("edit", edit...),
-		role("view", rbacv1.PolicyRule{Verbs: read, APIGroups: groups, Resources: all},
-			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: plain}),
-	}
 }

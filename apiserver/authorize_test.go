@@ -92,11 +92,23 @@ func TestNobodyImpersonatesUninvited(t *testing.T) {
 	c := start(t)
 	c.bindEdit(t)
 	jane := c.as(t, "jane").RESTClient()
-	for _, header := range [][2]string{{"Impersonate-User", "kubarium-admin"}, {"Impersonate-Group", "system:masters"}} {
-		code := 0
-		jane.Get().AbsPath("/api/v1/nodes").SetHeader(header[0], header[1]).Do(t.Context()).StatusCode(&code)
-		if code != http.StatusForbidden {
-			t.Errorf("%s: %s got %d, want 403", header[0], header[1], code)
+	for _, test := range []struct {
+		header map[string]string
+		want   int
+	}{
+		{map[string]string{"Impersonate-User": "kubarium-admin"}, http.StatusForbidden},
+		{map[string]string{"Impersonate-Group": "system:masters"}, http.StatusBadRequest},
+		{map[string]string{"Impersonate-Uid": "0"}, http.StatusBadRequest},
+		{map[string]string{"Impersonate-User": "jane", "Impersonate-Group": "system:masters"}, http.StatusForbidden},
+		{map[string]string{"Impersonate-User": "jane", "Impersonate-Extra-Scopes": "all"}, http.StatusForbidden},
+		{map[string]string{"Impersonate-User": "system:serviceaccount:kube-system:admin"}, http.StatusForbidden},
+	} {
+		code, ask := 0, jane.Get().AbsPath("/api/v1/nodes")
+		for name, value := range test.header {
+			ask.SetHeader(name, value)
+		}
+		if ask.Do(t.Context()).StatusCode(&code); code != test.want {
+			t.Errorf("%v got %d, want %d", test.header, code, test.want)
 		}
 	}
 	code := 0

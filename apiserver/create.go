@@ -65,11 +65,14 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
 		normalizeClusterIPs(svc, nil)
 	}
-	if err := s.applyLimits(c, obj); err != nil {
+	if err := s.admitPod(c, obj); err != nil {
 		return nil, err
 	}
 	api.Default(obj)
 	api.PrepareForCreate(obj)
+	if err := s.admitGrant(c, obj, nil); err != nil {
+		return nil, err
+	}
 	for try := 1; ; try++ {
 		base := obj.GetGenerateName()
 		generated := obj.GetName() == "" && base != ""
@@ -114,6 +117,11 @@ func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
 		}
 		if err := tx.Create(fresh); err != nil {
 			return err
+		}
+		if c.kind == api.ClusterRoles {
+			if err := aggregate(tx); err != nil {
+				return err
+			}
 		}
 		if out, err = tx.Get(c.kind, fresh.GetNamespace(), fresh.GetName()); err != nil {
 			return err

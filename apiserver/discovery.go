@@ -76,6 +76,7 @@ func resources(gv schema.GroupVersion) []resource {
 		if r.GroupVersion() == gv {
 			all = append(all, resource{
 				gv: gv, name: strings.ToLower(r.Kind) + "s", singular: strings.ToLower(r.Kind), kind: r, verbs: verbsCreate,
+				namespaced: r == localReview,
 			})
 		}
 	}
@@ -103,6 +104,8 @@ func subresources(k *api.Kind) []resource {
 		add("portforward", v1.WithKind("PodPortForwardOptions"), []string{"create", "get"})
 		add("exec", v1.WithKind("PodExecOptions"), []string{"create", "get"})
 		add("log", v1.WithKind("Pod"), verbsGet)
+	case api.ServiceAccounts:
+		add("token", tokenRequestKind, verbsCreate)
 	case api.Namespaces:
 		add("finalize", k.GroupVersionKind(), []string{"update"})
 	}

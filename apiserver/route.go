@@ -81,6 +81,8 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, who caller) 
 		return nil
 	case path == "":
 		return s.servePaths(w, r)
+	case s.serveIssuer(w, path):
+		return nil
 	}
 	return errNoPath(r.Method)
 }
@@ -182,6 +184,8 @@ func hasSubresource(kind *api.Kind, sub string) bool {
 		return kind == api.Pods
 	case "finalize":
 		return kind == api.Namespaces
+	case "token":
+		return kind == api.ServiceAccounts
 	}
 	return false
 }
@@ -203,6 +207,8 @@ func (s *Server) dispatch(c *call) error {
 		return s.evict(c)
 	case c.sub == "binding":
 		return s.bind(c)
+	case c.sub == "token":
+		return s.serveToken(c)
 	}
 	switch c.r.Method {
 	case http.MethodGet, http.MethodHead:

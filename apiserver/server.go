@@ -42,6 +42,9 @@ type Config struct {
 	Forward   PortForwarder    // nil: portforward answers 501
 	Extra     http.Handler     // mounted at /kubarium/, for authenticated callers; nil for none
 	Now       func() time.Time // nil is time.Now
+
+	// MountTokens gives every new pod the volume with its ServiceAccount's token. The nodes must be able to make it (Token).
+	MountTokens bool
 }
 
 // Server answers Kubernetes' HTTP API. Make one with New; it is safe for any number of requests at once.

@@ -100,7 +100,10 @@ func (s *Server) put(tx *store.Tx, c *call, wanted, now api.Object) error {
 			return err
 		}
 	}
-	return tx.Update(wanted)
+	if err := tx.Update(wanted); err != nil || c.kind != api.ClusterRoles {
+		return err
+	}
+	return aggregate(tx)
 }
 
 // prepare makes the object that is to replace now: next's result with what the server fills in, checked.
@@ -139,6 +142,9 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 		api.PrepareForUpdate(obj, now)
 		if errs := api.ValidateUpdate(obj, now); len(errs) > 0 {
 			return nil, api.Invalid(c.kind, c.name, errs)
+		}
+		if err := s.admitGrant(c, obj, now); err != nil {
+			return nil, err
 		}
 	}
 	return obj, nil

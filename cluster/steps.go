@@ -142,8 +142,8 @@ func (c *Cluster) giveBirth(ctx, _ context.Context) error {
 		return err
 	}
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
-		for _, role := range apiserver.StandingRoles() {
-			if err := tx.Create(role); err != nil && !apierrors.IsAlreadyExists(err) {
+		for _, obj := range apiserver.StandingObjects(c.o.Config.Networks.Services) {
+			if err := tx.Create(obj); err != nil && !apierrors.IsAlreadyExists(err) {
 				return err
 			}
 		}

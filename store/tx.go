@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -229,6 +230,39 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 	}
 	tx.state.revision++
 	tx.writes = append(tx.writes, w)
+	if k.Beside != nil {
+		return tx.writeBeside(k, w)
+	}
+	return nil
+}
+
+// writeBeside creates what lives and dies with the object of a write and is not there yet, and removes what only its old state
+// had.
+func (tx *Tx) writeBeside(k *api.Kind, w write) error {
+	var needed []api.Object
+	if w.Type != Deleted {
+		needed = k.Beside(w.Object)
+	}
+	if w.Old != nil {
+		for _, gone := range k.Beside(w.Old) {
+			if slices.ContainsFunc(needed, func(o api.Object) bool { return o.GetName() == gone.GetName() }) {
+				continue
+			}
+			if old, err := tx.Get(api.KindOf(gone), gone.GetNamespace(), gone.GetName()); err == nil {
+				if err := tx.write(Deleted, shallow(old), old); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, o := range needed {
+		if _, err := tx.Get(api.KindOf(o), o.GetNamespace(), o.GetName()); err == nil {
+			continue
+		}
+		if err := tx.Create(o); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
