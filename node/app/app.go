@@ -60,7 +60,8 @@ type App struct {
 	once  sync.Once
 	crash atomic.Int64 // exit code + 1; 0 while it lives
 
-	mu      sync.Mutex            // guards conns, sockets and touched
+	mu      sync.Mutex            // guards all below
+	doors   []io.Closer           // what it listens on
 	conns   map[net.Conn]struct{} // open connections
 	sockets map[net.Conn]struct{} // open WebSockets
 	touched time.Time             // when a connection last opened, closed or got a request
@@ -85,7 +86,7 @@ func New(f Facts, o Options) *App {
 	if o.Idle <= 0 {
 		o.Idle = defaultIdle
 	}
-	a := &App{o: o, end: make(chan struct{}), conns: map[net.Conn]struct{}{}, sockets: map[net.Conn]struct{}{}}
+	a := &App{o: o, end: make(chan struct{})}
 	a.SetFacts(f)
 	return a
 }
@@ -103,45 +104,113 @@ func (a *App) Ready() bool { return !a.unready.Load() }
 // sockets, and returns when nothing of it runs any more.
 func (a *App) Run(ctx context.Context, listeners []net.Listener, packets []net.PacketConn) error {
 	defer context.AfterFunc(ctx, a.stop)()
-	srv := &http.Server{
-		Handler: http.HandlerFunc(a.serve), ConnState: a.track,
-		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols),
-	}
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true) // gRPC's
+	a.open(listeners, packets)
 	var wg sync.WaitGroup
-	for _, ln := range listeners {
-		wg.Go(func() { srv.Serve(ln) })
-	}
 	for _, pc := range packets {
 		wg.Go(func() { a.echo(pc) })
 	}
+	for i, ln := range listeners {
+		if i > 0 {
+			wg.Go(func() { web.Serve(&listener{ln, a}) })
+		}
+	}
+	if len(listeners) > 0 { // the first one on this goroutine: a thousand applications of one port are a thousand fewer
+		web.Serve(&listener{listeners[0], a})
+	}
 	<-a.end
-	err := srv.Close()
-	a.closeSockets()
-	for _, ln := range listeners {
-		err = errors.Join(err, closed(ln.Close()))
-	}
-	for _, pc := range packets {
-		err = errors.Join(err, closed(pc.Close()))
-	}
 	wg.Wait()
+	a.closeConns()
 	if code := a.crash.Load(); code != 0 {
 		return &CrashError{Code: int(code - 1)}
 	}
-	return err
+	return nil
 }
 
-// closed forgives closing what is closed already.
-func closed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+// open keeps the sockets for stop to close, or closes them when the end went by before.
+func (a *App) open(listeners []net.Listener, packets []net.PacketConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, ln := range listeners {
+		a.doors = append(a.doors, ln)
 	}
-	return err
+	for _, pc := range packets {
+		a.doors = append(a.doors, pc)
+	}
+	select {
+	case <-a.end:
+		a.shut()
+	default:
+	}
 }
 
-func (a *App) stop() { a.once.Do(func() { close(a.end) }) }
+// shut lets nobody in any more.
+func (a *App) shut() {
+	for _, door := range a.doors {
+		door.Close()
+	}
+}
+
+func (a *App) stop() {
+	a.once.Do(func() {
+		close(a.end)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.shut()
+	})
+}
+
+// closeConns cuts every connection, the WebSockets too.
+func (a *App) closeConns() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, all := range []map[net.Conn]struct{}{a.conns, a.sockets} {
+		for c := range all {
+			c.Close()
+		}
+	}
+}
+
+// web is the HTTP server of every application: what one costs, it costs once. A connection's listener knows whose it is.
+var web = newServer()
+
+// owner is the key of a request's application.
+type owner struct{}
+
+func newServer() *http.Server {
+	s := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { r.Context().Value(owner{}).(*App).serve(w, r) }),
+		BaseContext: func(l net.Listener) context.Context {
+			return context.WithValue(context.Background(), owner{}, l.(*listener).app)
+		},
+		ConnState:         func(c net.Conn, s http.ConnState) { c.(*conn).app.track(c, s) },
+		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols),
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true) // gRPC's
+	return s
+}
+
+// listener is one of an application's.
+type listener struct {
+	net.Listener
+	app *App
+}
+
+// conn is a connection that came to an application.
+type conn struct {
+	net.Conn
+	app *App
+}
+
+// Accept waits for the next connection.
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{c, l.app}, nil
+}
 
 // track counts the open connections: net/http calls it on every change of one.
 func (a *App) track(c net.Conn, s http.ConnState) {
@@ -149,6 +218,9 @@ func (a *App) track(c net.Conn, s http.ConnState) {
 	defer a.mu.Unlock()
 	switch s {
 	case http.StateNew:
+		if a.conns == nil {
+			a.conns = map[net.Conn]struct{}{}
+		}
 		a.conns[c] = struct{}{}
 	case http.StateClosed, http.StateHijacked:
 		delete(a.conns, c)

@@ -53,6 +53,9 @@ func (a *App) webSocket(w http.ResponseWriter, r *http.Request) int {
 func (a *App) keep(c net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.sockets == nil {
+		a.sockets = map[net.Conn]struct{}{}
+	}
 	a.sockets[c] = struct{}{}
 	select {
 	case <-a.end:
@@ -65,15 +68,6 @@ func (a *App) forget(c net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.sockets, c)
-}
-
-// closeSockets ends every WebSocket.
-func (a *App) closeSockets() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for c := range a.sockets {
-		c.Close()
-	}
 }
 
 // echoFrame reads one frame and answers it.
