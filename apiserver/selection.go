@@ -48,6 +48,10 @@ func (sel *selection) chooseIndex(kind *api.Kind) {
 	if ns, ok := sel.fields.RequiresExactMatch("metadata.namespace"); ok && sel.query.Namespace == "" {
 		sel.query.Namespace = ns
 	}
+	if name, ok := sel.fields.RequiresExactMatch("metadata.name"); ok && (sel.query.Namespace != "" || !kind.Namespaced) {
+		sel.query.Name = name
+		return
+	}
 	for field, index := range map[string]string{
 		"spec.nodeName": api.IndexNode, "spec.clusterIP": api.IndexClusterIP, "involvedObject.uid": api.IndexInvolved,
 	} {

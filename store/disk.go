@@ -169,7 +169,7 @@ func loadKind(b *bbolt.Bucket, k *api.Kind, t *table) error {
 		if err := decode(obj, key, value); err != nil {
 			return fmt.Errorf("%w: %s %s: %w", ErrDamaged, k, key, err)
 		}
-		t.put(k, obj)
+		t.put(obj)
 		return nil
 	})
 }

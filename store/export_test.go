@@ -37,15 +37,15 @@ func Check(s *Store) error {
 // lines is everything a table holds, a line an entry.
 func (t *table) lines() []string {
 	var all []string
-	add := func(index string) func(entry) bool {
-		return func(e entry) bool {
-			all = append(all, fmt.Sprintf("%s %q %s", index, e.key, e.obj.GetResourceVersion()))
-			return true
-		}
-	}
-	t.objects.Ascend(add("objects"))
+	t.objects.Ascend(func(e entry) bool {
+		all = append(all, fmt.Sprintf("%q %s", e.key, e.obj.GetResourceVersion()))
+		return true
+	})
 	for _, name := range slices.Sorted(maps.Keys(t.indexes)) {
-		t.indexes[name].Ascend(add(name))
+		t.indexes[name].lines.Ascend(func(line string) bool {
+			all = append(all, fmt.Sprintf("%s %q", name, line))
+			return true
+		})
 	}
 	return all
 }

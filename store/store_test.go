@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -228,9 +229,54 @@ func TestListSelectsByNamespaceLabelsAndIndexInOrder(t *testing.T) {
 		{store.Query{Namespace: "a", Index: api.IndexNode, Value: "n1"}, []string{"p6", "p8"}},
 		{store.Query{Namespace: "b", Index: api.IndexNode, Value: "n2"}, []string{}},
 		{store.Query{Index: "no such index", Value: "n2"}, []string{}},
+		{store.Query{Namespace: "a", Name: "p8"}, []string{"p8"}},
+		{store.Query{Namespace: "b", Name: "p8"}, []string{}},
+		{store.Query{Namespace: "b", Name: "p9", Labels: odd}, []string{}},
 	} {
 		if diff := cmp.Diff(c.want, names(t, s, api.Pods, c.q)); diff != "" {
 			t.Errorf("%+v (-want +got):\n%s", c.q, diff)
+		}
+	}
+}
+
+// whatever the selector and the history of the labels, the label index answers as a look at every object does.
+func TestALabelIndexAnswersAsALookAtEveryObjectDoes(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, store.Options{NoSync: true})
+	for range 400 {
+		p := pod(fmt.Sprintf("p%d", rand.IntN(60)), "n1")
+		p.Namespace = []string{"a", "b"}[rand.IntN(2)]
+		p.Labels = map[string]string{}
+		for _, key := range []string{"app", "tier", "app.x"} {
+			if n := rand.IntN(4); n > 0 {
+				p.Labels[key] = []string{"", "web", "we"}[n-1]
+			}
+		}
+		put(t, s, p)
+		if rand.IntN(8) == 0 {
+			update(t, s, func(tx *store.Tx) error { return tx.Remove(p) })
+		}
+	}
+	every, err := s.List(t.Context(), api.Pods, store.Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"app=web", "app=", "app=we,tier=web", "app in (web),tier notin (web)", "app in (web,we)", "app",
+		"!app", "app!=web", "app=web,tier=we,app.x=web", "app=web,app=we", "app=nobody,tier=web"} {
+		selector, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ns := range []string{"", "a", "b"} {
+			want := []string{}
+			for _, obj := range every.Items {
+				if (ns == "" || obj.GetNamespace() == ns) && selector.Matches(labels.Set(obj.GetLabels())) {
+					want = append(want, obj.GetName())
+				}
+			}
+			if diff := cmp.Diff(want, names(t, s, api.Pods, store.Query{Namespace: ns, Labels: selector})); diff != "" {
+				t.Errorf("%s in %q (-want +got):\n%s", text, ns, diff)
+			}
 		}
 	}
 }

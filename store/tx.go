@@ -214,7 +214,7 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 	w := write{Event: Event{Type: t, Kind: k, Old: old, Revision: tx.state.revision + 1}}
 	if t == Deleted {
 		w.Object, w.size = obj, obj.(protobuf).Size()
-		tx.table(k).remove(k, objectKey(obj))
+		tx.table(k).remove(objectKey(obj))
 	} else {
 		var err error
 		if w.value, err = encode(obj); err == nil {
@@ -226,7 +226,7 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 			return err
 		}
 		w.size = len(w.value)
-		tx.table(k).put(k, w.Object)
+		tx.table(k).put(w.Object)
 	}
 	tx.state.revision++
 	tx.writes = append(tx.writes, w)

@@ -32,6 +32,7 @@ type Event struct {
 // Query selects objects. The zero Query selects all of a kind.
 type Query struct {
 	Namespace string          // "" for all namespaces
+	Name      string          // with a Namespace, or of a cluster-wide kind; "" for all
 	Labels    labels.Selector // nil for any
 	// Index and Value select by one of the kind's indexes (api.Kind.Indexes); "" for none.
 	Index, Value string
