@@ -28,7 +28,12 @@ import (
 	"kubarium.dev/store"
 )
 
-func TestMain(m *testing.M) { clustertest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(inPod) != "" {
+		os.Exit(listPodsFromInside())
+	}
+	clustertest.Main(m)
+}
 
 // web is a Deployment of n web servers, called name, with a label version, and a readiness probe.
 func web(name, version string, n int) string {

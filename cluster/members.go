@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"kubarium.dev/api"
+	"kubarium.dev/apiserver"
 	"kubarium.dev/controller"
 	"kubarium.dev/node"
 	"kubarium.dev/proxy"
@@ -108,6 +110,10 @@ func (c *Cluster) join(ctx, run context.Context, is member) (*machine, error) {
 		Name: is.Name, Address: m.address, PodCIDR: m.pods, Labels: labels,
 		Store: c.store, Log: log, ClusterDNS: nets.DNS, ClusterDomain: c.o.Config.ClusterDomain,
 		Programmed: c.terminationBarrier(), Executable: c.o.Program, StateDir: c.o.StateDir, Images: c.images, Now: c.o.Now,
+		Lease: time.Duration(c.o.Config.NodeGrace), HostPaths: c.o.Config.HostPaths,
+		Token: func(ctx context.Context, r node.TokenRequest) (string, error) {
+			return c.api.Token(ctx, apiserver.TokenRequest(r))
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -44,6 +45,23 @@ type Config struct {
 	Images        []ImageRule  `yaml:"images" json:"images"`
 	// TerminationOrder is "programmed" (default: a pod gets SIGTERM once no ruleset leads to it) or "kubernetes" (at once).
 	TerminationOrder string `yaml:"terminationOrder" json:"terminationOrder"`
+	// NodeGrace is after which silence a node is taken to be lost: 40s. Nodes tell that they live four times in it.
+	NodeGrace Duration `yaml:"nodeGrace" json:"nodeGrace"`
+	// HostPaths are the folders of the host that hostPath volumes may show; without any, none.
+	HostPaths []string `yaml:"hostPaths" json:"hostPaths,omitempty"`
+}
+
+// Duration is written as in "40s" or "1m30s".
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
 }
 
 // NodeConfig is one node of the configuration file.
@@ -73,6 +91,9 @@ const (
 	configKind       = "Cluster"
 
 	firstNode = 11 // of the nodes' range, so that a node's number shows in its address
+
+	defaultNodeGrace = Duration(40 * time.Second) // Kubernetes' own
+	leastNodeGrace   = Duration(time.Second)      // Leases count in seconds
 
 	orderProgrammed = "programmed"
 	orderKubernetes = "kubernetes"
@@ -167,6 +188,17 @@ func (c *Config) setDefaults() error {
 	case orderProgrammed, orderKubernetes:
 	default:
 		return fmt.Errorf("configuration: terminationOrder %q must be %s or %s", c.TerminationOrder, orderProgrammed, orderKubernetes)
+	}
+	if c.NodeGrace == 0 {
+		c.NodeGrace = defaultNodeGrace
+	}
+	if c.NodeGrace < leastNodeGrace {
+		return fmt.Errorf("configuration: nodeGrace %v: it must be %v at least", time.Duration(c.NodeGrace), time.Duration(leastNodeGrace))
+	}
+	for i, path := range c.HostPaths {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("configuration: hostPaths[%d] %q must be an absolute path", i, path)
+		}
 	}
 	return c.Networks.setDefaults()
 }

@@ -107,7 +107,9 @@ func endpoints(b *testing.B, c *clustertest.Cluster) int {
 // memoryUse is in KiB.
 type memoryUse struct{ user, kernel int }
 
-func (m memoryUse) minus(o memoryUse) memoryUse { return memoryUse{m.user - o.user, m.kernel - o.kernel} }
+func (m memoryUse) minus(o memoryUse) memoryUse {
+	return memoryUse{m.user - o.user, m.kernel - o.kernel}
+}
 
 // usage is what this process keeps after a collection, and what the kernel has given out, caches of files left out as far as it
 // tells them apart.
@@ -311,4 +313,3 @@ func whoAnswers(conn net.Conn) string {
 	}
 	return ""
 }
-

@@ -28,6 +28,8 @@ networks:                       # they exist in the cluster's own network namesp
 images:                         # these stand for programs of the host; without a command for the built-in application
   - {image: "busybox:*", command: [sleep, infinity]}
 terminationOrder: programmed    # kubernetes: SIGTERM at once, whether or not rulesets still lead to the pod
+nodeGrace: 40s                  # a node that says nothing for so long is lost; 2s shows a failover without the wait
+hostPaths: []                   # folders of the host that hostPath volumes may show
 `
 
 func (a *app) configCommand() *cobra.Command {
