@@ -45,7 +45,8 @@ type span struct{ first, last uint64 }
 func newEngine(o Config) *engine {
 	e := &engine{o: o, queues: map[controller]*queue{}}
 	e.controllers = []controller{
-		&collector{}, &namespaces{}, &nodes{}, &adoption{}, &replicaSets{}, &deployments{}, newScheduler(), &eventExpiry{}, newEndpoints(),
+		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{},
+		&adoption{}, &replicaSets{}, &deployments{}, newScheduler(), &eventExpiry{}, newEndpoints(),
 	}
 	for _, c := range e.controllers {
 		e.queues[c] = &queue{waiting: map[string]bool{}}

@@ -167,7 +167,7 @@ func TestTimeMakesPodsAvailableAndEventsGo(t *testing.T) {
 		if n := available(); n != 1 {
 			t.Errorf("available after 31 s: got %d, want 1", n)
 		}
-		<-time.After(eventTTL) // the bubble's clock, which does not wait
+		<-time.After(eventTTL + defaultNodeGrace) // of the last event too: the node is silent. The bubble's clock, which does not wait
 		synctest.Wait()
 		if l, _ := s.List(ctx, api.Events, store.Query{}); len(l.Items) != 0 {
 			t.Errorf("events after an hour: got %d, want none", len(l.Items))

@@ -33,6 +33,11 @@ type Config struct {
 	Now   func() time.Time // nil for time.Now
 	// ClusterDomain is the DNS domain of the cluster; no controller of today needs it.
 	ClusterDomain string
+	// NodeGrace is how long a node's lease may go without being renewed before the node counts as lost; 0 for 40 s.
+	NodeGrace time.Duration
+	// EvictAfter is for how long pods that say nothing of it tolerate that their node is lost, rounded up to whole seconds; 0 for
+	// 300 s.
+	EvictAfter time.Duration
 }
 
 // Manager runs every controller.

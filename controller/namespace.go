@@ -50,24 +50,3 @@ func (c *namespaces) reconcile(t *turn, name string) error {
 	done.Spec.Finalizers = nil
 	return t.update(done)
 }
-
-// nodes removes the pods of a node that is gone for good: nobody is left who would end them.
-type nodes struct{}
-
-func (c *nodes) touched(t *turn, ev store.Event) {
-	if ev.Kind == api.Nodes && ev.Type == store.Deleted {
-		t.todo(c, ev.Object.GetName())
-	}
-}
-
-func (c *nodes) reconcile(t *turn, name string) error {
-	if _, back := find[*corev1.Node](t, api.Nodes, "", name); back {
-		return nil
-	}
-	for _, pod := range query[*corev1.Pod](t, api.Pods, store.Query{Index: api.IndexNode, Value: name}) {
-		if err := t.remove(pod); err != nil {
-			return err
-		}
-	}
-	return nil
-}
