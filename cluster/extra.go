@@ -27,6 +27,7 @@ func (c *Cluster) extra() http.Handler {
 		return c.Why(r.Context(), serviceOf(r))
 	}))
 	mux.HandleFunc("POST /kubarium/v1/namespaces/{ns}/services/{name}/traffic", c.handleTraffic)
+	c.extraNames(mux)
 	mux.HandleFunc("GET /kubarium/v1/images", answer(func(*http.Request) (any, error) { return c.images.List(), nil }))
 	mux.HandleFunc("POST /kubarium/v1/images", answer(func(r *http.Request) (any, error) {
 		loaded, err := c.images.LoadFrom(r.Context(), r.Body)

@@ -43,6 +43,7 @@ type Config struct {
 	ClusterDomain string       `yaml:"clusterDomain" json:"clusterDomain"`
 	Networks      Networks     `yaml:"networks" json:"networks"`
 	Images        []ImageRule  `yaml:"images" json:"images"`
+	DNS           DNSConfig    `yaml:"dns" json:"dns"`
 	// TerminationOrder is "programmed" (default: a pod gets SIGTERM once no ruleset leads to it) or "kubernetes" (at once).
 	TerminationOrder string `yaml:"terminationOrder" json:"terminationOrder"`
 	// NodeGrace is after which silence a node is taken to be lost: 40s. Nodes tell that they live four times in it.
@@ -199,6 +200,9 @@ func (c *Config) setDefaults() error {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("configuration: hostPaths[%d] %q must be an absolute path", i, path)
 		}
+	}
+	if err := c.DNS.check(c.ClusterDomain); err != nil {
+		return err
 	}
 	return c.Networks.setDefaults()
 }

@@ -4,9 +4,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -86,6 +88,11 @@ func TestAWrongConfigurationIsRefused(t *testing.T) {
 		head + "networks: {services: 'fd00::/108'}\n":           "must be an IPv4 range",
 		head + "networks: {services: 10.0.0.0/28}\n":            "networks.services a /24 or larger",
 		head + "networks: {dns: 10.1.2.3}\n":                    "networks.dns 10.1.2.3 is not in networks.services",
+		head + "dns: {upstream: [resolver.example]}\n":          `dns.upstream[0] "resolver.example" must be an address`,
+		head + "dns: {stubDomains: {a.b: none}}\n":              "dns.stubDomains[a.b]: it has no server",
+		head + "dns: {hosts: {x.cluster.local: [192.0.2.1]}}\n": "names of the cluster come from its objects",
+		head + "dns: {hosts: {x.example: []}}\n":                "it needs at least one address",
+		head + "dns: {hots: {}}\n":                              "line 3: field hots not found",
 		head + "images: [{command: [sleep]}]\n":                 "images[0].image is missing",
 		head + "networks: {pods: 10.244.0.0/20}\nnodes: []\n\n": "networks.pods needs a /16 or larger",
 	} {
@@ -118,5 +125,45 @@ func TestEachNodeHasItsOwnRanges(t *testing.T) {
 	}
 	if got := n.DNS; got != netip.MustParseAddr("10.96.0.10") {
 		t.Errorf("got %v", got)
+	}
+}
+
+// D-23: the words of a resolv.conf that count are those that a C library reads.
+func TestTheHostsResolvConfIsReadAsCLibrariesReadIt(t *testing.T) {
+	t.Parallel()
+	const text = "# nameserver 192.0.2.1\nnameserver 127.0.0.53\nsearch a.example\nnameserver fd00::1\nnameserver fe80::1%eth0\n" +
+		"nameserver not-an-address\noptions edns0 ndots:3\nsearch b.example c.example\n;nameserver 192.0.2.2\nnameserver\n"
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, got := hostServers(path, func(text string, _ ...any) { t.Error(text) })
+	if want := []string{"127.0.0.53", "fd00::1", "fe80::1%eth0"}; !slices.Equal(got, want) {
+		t.Errorf("servers: got %q, want %q", got, want)
+	}
+	if got := resolvWords(text, "search"); !slices.Equal(got, []string{"b.example", "c.example"}) {
+		t.Errorf("search: got %q", got)
+	}
+	if got := ndots(text); got != 3 {
+		t.Errorf("ndots: got %d", got)
+	}
+	warned := false
+	if _, got := hostServers(path+".gone", func(string, ...any) { warned = true }); len(got) > 0 || !warned {
+		t.Errorf("a host without the file: got %q, warned %v", got, warned)
+	}
+}
+
+func TestNoServersAreNotTheSameAsTheHosts(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Servers{
+		"{}": nil, "{upstream: none}": {}, "{upstream: []}": {}, "{upstream: null}": nil, "{upstream: [9.9.9.9, '[fd00::1]:53']}": {"9.9.9.9", "[fd00::1]:53"},
+	} {
+		var got DNSConfig
+		if err := yaml.Unmarshal([]byte(text), &got); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if !slices.Equal(got.Upstream, want) || (got.Upstream == nil) != (want == nil) {
+			t.Errorf("%s: got %#v, want %#v", text, got.Upstream, want)
+		}
 	}
 }

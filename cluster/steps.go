@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,7 +13,6 @@ import (
 
 	"kubarium.dev/apiserver"
 	"kubarium.dev/controller"
-	"kubarium.dev/dns"
 	"kubarium.dev/node"
 	"kubarium.dev/node/image"
 	"kubarium.dev/store"
@@ -166,14 +164,9 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 }
 
 func (c *Cluster) runRoles(ctx, run context.Context) error {
-	nets := c.o.Config.Networks
 	c.manager = controller.New(controller.Config{Store: c.store, Log: c.o.Log, Now: c.o.Now, ClusterDomain: c.o.Config.ClusterDomain})
-	c.dns = dns.New(dns.Config{
-		Reader: c.store, Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
-	})
-	c.consumers = append(c.consumers, consumer{"DNS", c.dns.Progress()})
+	c.serveNames(run)
 	c.group.Go(func() error { return c.manager.Run(run) })
-	c.group.Go(func() error { return c.dns.Run(run) })
 
 	c.serveIngress(run)
 	for _, m := range c.machines() {

@@ -11,12 +11,12 @@ import (
 
 // Question is one question that a client asked.
 type Question struct {
-	Time  time.Time
-	From  netip.Addr    // the client: a pod's address, as pods ask without translation
-	Name  string        // as it was asked
-	Type  string        // "A"
-	Rcode string        // "NXDOMAIN"
-	Took  time.Duration // inside the server, upstream included
+	Time  time.Time     `json:"time"`
+	From  netip.Addr    `json:"from"`  // the client: a pod's address, as pods ask without translation
+	Name  string        `json:"name"`  // as it was asked
+	Type  string        `json:"type"`  // "A"
+	Rcode string        `json:"rcode"` // "NXDOMAIN"
+	Took  time.Duration `json:"took"`  // nanoseconds, inside the server, upstream included
 }
 
 // questions is the last questions, in a ring.

@@ -11,14 +11,14 @@ import (
 
 // Step is one question of a walk and its answer, as text for people.
 type Step struct {
-	Name    string        // "ent.dev.svc.cluster.local."
-	Type    string        // "A"
-	Rcode   string        // "NOERROR"
-	Answers []string      // records as in a zone file
-	From    []string      // the objects the name comes from: "Service dev/ent"
-	Foreign string        // the name that was asked of the upstream servers, or ""
-	Reason  string        // why the answer is what it is, in a sentence; "" when the records say it all
-	Took    time.Duration // inside the server, upstream included
+	Name    string        `json:"name"`              // "ent.dev.svc.cluster.local."
+	Type    string        `json:"type"`              // "A"
+	Rcode   string        `json:"rcode"`             // "NOERROR"
+	Answers []string      `json:"answers,omitempty"` // records as in a zone file
+	From    []string      `json:"from,omitempty"`    // the objects the name comes from: "Service dev/ent"
+	Foreign string        `json:"foreign,omitempty"` // the name that was asked of the upstream servers, or ""
+	Reason  string        `json:"reason,omitempty"`  // why the answer is what it is, in a sentence; "" when the records say it all
+	Took    time.Duration `json:"took"`              // nanoseconds, inside the server, upstream included
 }
 
 // Found says that the walk may end here: there are records, and more than a CNAME to nowhere.

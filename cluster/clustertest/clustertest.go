@@ -91,6 +91,9 @@ func Start(t testing.TB, o cluster.Options) *Cluster {
 	if o.StateDir == "" {
 		o.StateDir = t.TempDir()
 	}
+	if o.Config.DNS.Upstream == nil {
+		o.Config.DNS.Upstream = cluster.Servers{} // a test asks nobody outside
+	}
 	c, err := cluster.Start(t.Context(), o)
 	if err != nil {
 		t.Fatalf("start the cluster: %v", err)

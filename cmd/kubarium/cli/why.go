@@ -41,6 +41,7 @@ func (a *app) whyCommand() *cobra.Command {
 			return a.whyTable(why)
 		},
 	}
+	c.AddCommand(a.whyDNSCommand())
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's namespace")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return c

@@ -1,0 +1,314 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"kubarium.dev/api"
+	"kubarium.dev/dns"
+	"kubarium.dev/node"
+)
+
+const (
+	hostResolvConf = "/etc/resolv.conf"
+	// hostLooks is how often the host's resolv.conf is looked at: a laptop changes it with the network it is in.
+	hostLooks = 2 * time.Second
+	// keptQuestions is how many questions DNS remembers for those who look afterwards.
+	keptQuestions = 2000
+)
+
+// DNSConfig says who answers for names outside the cluster.
+type DNSConfig struct {
+	// Upstream is the servers asked, in order, as "address" or "address:port". Left out: those of the host's /etc/resolv.conf,
+	// asked from the host. "none" (in Go an empty list): nobody, such names are answered SERVFAIL.
+	Upstream Servers `yaml:"upstream" json:"upstream"`
+	// StubDomains is the servers of further domains: the longest domain that a name lies in decides.
+	StubDomains map[string]Servers `yaml:"stubDomains" json:"stubDomains,omitempty"`
+	// Hosts is the addresses of fixed names outside the cluster.
+	Hosts map[string][]netip.Addr `yaml:"hosts" json:"hosts,omitempty"`
+}
+
+// Servers is a list of DNS servers; nil is not the same as none.
+type Servers []string
+
+// UnmarshalYAML reads a list, or the word none.
+func (s *Servers) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Value == "none" {
+		*s = Servers{}
+		return nil
+	}
+	return n.Decode((*[]string)(s))
+}
+
+func (d *DNSConfig) check(domain string) error {
+	lists := map[string]Servers{"upstream": d.Upstream}
+	for name, servers := range d.StubDomains {
+		field := fmt.Sprintf("stubDomains[%s]", name)
+		if err := foreignName(name, domain); err != nil {
+			return fmt.Errorf("configuration: dns.%s: %w", field, err)
+		}
+		if len(servers) == 0 {
+			return fmt.Errorf("configuration: dns.%s: it has no server", field)
+		}
+		lists[field] = servers
+	}
+	for field, servers := range lists {
+		for i, s := range servers {
+			if !isServer(s) {
+				return fmt.Errorf("configuration: dns.%s[%d] %q must be an address or address:port", field, i, s)
+			}
+		}
+	}
+	for name, addresses := range d.Hosts {
+		if err := foreignName(name, domain); err != nil {
+			return fmt.Errorf("configuration: dns.hosts[%s]: %w", name, err)
+		}
+		if slices.Contains(addresses, netip.Addr{}) || len(addresses) == 0 {
+			return fmt.Errorf("configuration: dns.hosts[%s]: it needs at least one address", name)
+		}
+	}
+	return nil
+}
+
+// foreignName: the cluster answers its own names by its objects alone.
+func foreignName(name, domain string) error {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if msgs := validation.IsDNS1123Subdomain(name); len(msgs) > 0 {
+		return errors.New(msgs[0])
+	}
+	if name == domain || strings.HasSuffix(name, "."+domain) {
+		return errors.New("names of the cluster come from its objects")
+	}
+	return nil
+}
+
+func isServer(s string) bool {
+	if _, err := netip.ParseAddrPort(s); err == nil {
+		return true
+	}
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// serveNames begins DNS, which machines serve on their addresses. Names outside the cluster are asked of others from the host:
+// also a resolver on its loopback, such as systemd's 127.0.0.53, is in reach.
+func (c *Cluster) serveNames(run context.Context) {
+	nets, conf := c.o.Config.Networks, c.o.Config.DNS
+	d := dns.Config{
+		Reader: c.store, Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
+		Hosts: conf.Hosts, Stub: map[string][]string{}, Upstream: conf.Upstream,
+	}
+	for domain, servers := range conf.StubDomains {
+		d.Stub[domain] = servers
+	}
+	host := ""
+	if conf.Upstream == nil {
+		host, d.Upstream = hostServers(hostResolvConf, c.o.Log.Warn)
+	}
+	c.dns = dns.New(d)
+	c.dns.KeepQuestions(keptQuestions)
+	c.consumers = append(c.consumers, consumer{"DNS", c.dns.Progress()})
+	c.group.Go(func() error { return c.dns.Run(run) })
+	if conf.Upstream == nil {
+		c.group.Go(func() error { c.followHost(run, host, d); return nil })
+	}
+}
+
+// hostServers is the content of the host's resolv.conf and the servers that it names.
+func hostServers(path string, warn func(string, ...any)) (content string, servers []string) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		warn("names outside the cluster cannot be answered", "error", err)
+		return "", nil
+	}
+	return string(raw), slices.DeleteFunc(resolvWords(string(raw), "nameserver"), func(s string) bool { return !isServer(s) })
+}
+
+// followHost takes over what the host's resolv.conf says from now on.
+func (c *Cluster) followHost(ctx context.Context, known string, d dns.Config) {
+	tick := time.NewTicker(hostLooks)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now, servers := hostServers(hostResolvConf, c.o.Log.Debug)
+		if now == known {
+			continue
+		}
+		known, d.Upstream = now, servers
+		c.dns.Reload(d)
+		c.o.Log.Info("names outside the cluster are asked of other servers from now on", "servers", servers)
+	}
+}
+
+// resolvWords is the words after a keyword of a resolv.conf; of several lines with search the last counts.
+func resolvWords(text, keyword string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != keyword {
+			continue
+		}
+		if keyword == "search" {
+			all = nil
+		}
+		all = append(all, words[1:]...)
+	}
+	return all
+}
+
+// NameWalk says how a pod comes from a name to an address, or why it does not: the questions that its C library asks, and DNS' own
+// answers to them.
+type NameWalk struct {
+	Name        string     `json:"name"`
+	From        string     `json:"from"`       // "pod/dev/jump", or "any pod of dev"
+	ResolvConf  string     `json:"resolvConf"` // the pod's
+	Steps       []dns.Step `json:"steps"`
+	Addresses   []string   `json:"addresses"` // what it ends with
+	Explanation string     `json:"explanation"`
+}
+
+// WhyName walks a name as a pod does: from is "pod/NAME" or "pod/NAMESPACE/NAME", or "" for any pod of the namespace that names
+// no DNS settings of its own.
+func (c *Cluster) WhyName(ctx context.Context, name, from, namespace string) (NameWalk, error) {
+	w := NameWalk{Name: name, From: "any pod of " + namespace, Steps: []dns.Step{}, Addresses: []string{}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}}
+	if from != "" {
+		var err error
+		if pod, err = c.podAt(from, namespace); err != nil {
+			return w, err
+		}
+		w.From = "pod/" + api.Name(pod)
+	}
+	host, _ := hostServers(hostResolvConf, c.o.Log.Debug)
+	w.ResolvConf, _ = node.ResolvConf(pod, node.Resolver{DNS: c.o.Config.Networks.DNS, Domain: c.o.Config.ClusterDomain, Host: host})
+	if servers := resolvWords(w.ResolvConf, "nameserver"); !slices.Contains(servers, c.o.Config.Networks.DNS.String()) {
+		w.Explanation = fmt.Sprintf("by its dnsPolicy the pod asks %s and not the cluster's DNS: names of the cluster are unknown there",
+			strings.Join(servers, " "))
+		return w, nil
+	}
+	search := dns.Search{Path: resolvWords(w.ResolvConf, "search"), Ndots: ndots(w.ResolvConf)}
+	w.Steps = c.dns.Walk(ctx, name, search)
+	w.conclude()
+	return w, nil
+}
+
+func ndots(resolv string) int {
+	n := 1 // glibc's own
+	for _, o := range resolvWords(resolv, "options") {
+		if v, ok := strings.CutPrefix(o, "ndots:"); ok {
+			if given, err := strconv.Atoi(v); err == nil {
+				n = given
+			}
+		}
+	}
+	return n
+}
+
+// conclude sums the walk up.
+func (w *NameWalk) conclude() {
+	var ending dns.Step
+	says := "the name is not known"
+	var took time.Duration
+	for _, s := range w.Steps {
+		took += s.Took
+		if s.Rcode == "SERVFAIL" {
+			says = "the server failed, try again later"
+		}
+		if !s.Found() {
+			continue
+		}
+		ending = s
+		for _, record := range s.Answers {
+			words := strings.Fields(record)
+			if kind := words[3]; kind == "A" || kind == "AAAA" {
+				w.Addresses = append(w.Addresses, words[4])
+			}
+		}
+	}
+	by := ""
+	if len(ending.From) > 0 {
+		by = ", by " + strings.Join(ending.From, ", ")
+	}
+	switch {
+	case len(w.Addresses) > 0:
+		w.Explanation = fmt.Sprintf("found as %s%s, after %d questions in %v", ending.Name, by, len(w.Steps), took.Round(time.Microsecond))
+	case len(w.Steps) > 0:
+		w.Explanation = fmt.Sprintf("no address after %d questions in %v: the pod's C library says: %s", len(w.Steps), took.Round(time.Microsecond), says)
+	}
+}
+
+// podAt finds the pod of "pod/NAME" or "pod/NAMESPACE/NAME".
+func (c *Cluster) podAt(place, namespace string) (*corev1.Pod, error) {
+	name, ok := strings.CutPrefix(place, "pod/")
+	if !ok || name == "" {
+		return nil, apierrors.NewBadRequest("place " + place + ": it must be pod/NAME or pod/NAMESPACE/NAME")
+	}
+	if ns, pod, both := strings.Cut(name, "/"); both {
+		namespace, name = ns, pod
+	}
+	obj, err := c.store.Get(api.Pods, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.Pod), nil
+}
+
+// Questions is what was asked of the cluster's DNS lately, the oldest first: by one pod ("pod/NAMESPACE/NAME"), or by all for "".
+func (c *Cluster) Questions(from, namespace string) ([]dns.Question, error) {
+	if from == "" {
+		return c.dns.Questions(netip.Addr{}), nil
+	}
+	pod, err := c.podAt(from, namespace)
+	if err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(from + " has no address yet")
+	}
+	return c.dns.Questions(address), nil
+}
+
+// extraNames is what the API says of names: why dns, the questions asked, and DNS' own health, readiness and metrics.
+func (c *Cluster) extraNames(mux *http.ServeMux) {
+	const root = "/kubarium/v1/dns"
+	mux.HandleFunc("GET "+root+"/why", answer(func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		if q.Get("name") == "" {
+			return nil, apierrors.NewBadRequest("name is missing")
+		}
+		return c.WhyName(r.Context(), q.Get("name"), q.Get("from"), namespaceOf(q.Get("namespace")))
+	}))
+	mux.HandleFunc("GET "+root+"/questions", answer(func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		return c.Questions(q.Get("from"), namespaceOf(q.Get("namespace")))
+	}))
+	mux.HandleFunc("GET "+root+"/{what}", func(w http.ResponseWriter, r *http.Request) {
+		http.StripPrefix(root, c.dns.Handler()).ServeHTTP(w, r)
+	})
+}
+
+func namespaceOf(given string) string {
+	if given == "" {
+		return metav1.NamespaceDefault
+	}
+	return given
+}

@@ -1,0 +1,154 @@
+package cluster_test
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	wire "github.com/miekg/dns"
+
+	"kubarium.dev/cluster"
+	"kubarium.dev/cluster/clustertest"
+)
+
+// upstream is a DNS server on the host's loopback that knows a few names.
+func upstream(t *testing.T, records ...string) string {
+	t.Helper()
+	started := make(chan struct{})
+	s := &wire.Server{Addr: "127.0.0.1:0", Net: "udp", NotifyStartedFunc: func() { close(started) }}
+	s.Handler = wire.HandlerFunc(func(w wire.ResponseWriter, req *wire.Msg) {
+		m := new(wire.Msg).SetReply(req)
+		m.Rcode = wire.RcodeNameError
+		for _, text := range records {
+			rr, err := wire.NewRR(text)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if strings.EqualFold(rr.Header().Name, req.Question[0].Name) {
+				m.Rcode = wire.RcodeSuccess
+				if rr.Header().Rrtype == req.Question[0].Qtype {
+					m.Answer = append(m.Answer, rr)
+				}
+			}
+		}
+		if err := w.WriteMsg(m); err != nil {
+			t.Error(err)
+		}
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- s.ListenAndServe() }()
+	<-started
+	t.Cleanup(func() {
+		if err := errors.Join(s.Shutdown(), <-ended); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.PacketConn.LocalAddr().String()
+}
+
+const outward = `
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: www.example.com}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain}
+spec: {containers: [{name: c, image: "web:1"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: own}
+spec:
+  containers: [{name: c, image: "web:1"}]
+  dnsPolicy: None
+  dnsConfig: {nameservers: [10.96.0.10], searches: [prod.svc.cluster.local], options: [{name: ndots, value: "2"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hosts}
+spec: {containers: [{name: c, image: "web:1"}], dnsPolicy: None, dnsConfig: {nameservers: [192.0.2.53]}}
+`
+
+// D-9, D-23, D-31: from a pod, names outside the cluster are answered by servers that the host reaches, here on its loopback;
+// stub domains by their own, fixed names at once, and an ExternalName leads to them.
+func TestPodsResolveNamesOutsideTheCluster(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, cluster.Options{Config: cluster.Config{DNS: cluster.DNSConfig{
+		Upstream:    cluster.Servers{upstream(t, "www.example.com. 60 IN A 192.0.2.80")},
+		StubDomains: map[string]cluster.Servers{"corp.example": {upstream(t, "git.corp.example. 60 IN A 192.0.2.81")}},
+		Hosts:       map[string][]netip.Addr{"printer.office": {netip.MustParseAddr("192.0.2.82")}},
+	}}})
+	c.Apply(outward)
+	c.Ready("default", 3)
+	for name, want := range map[string]string{
+		"www.example.com": "192.0.2.80", "git.corp.example": "192.0.2.81", "printer.office": "192.0.2.82",
+		"away.default.svc.cluster.local": "192.0.2.80",
+	} {
+		if got, err := c.Lookup("pod/plain", name); err != nil || !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: got %v %v, want %s", name, got, err, want)
+		}
+	}
+	if got, err := c.Lookup("pod/plain", "no.example.com"); err == nil {
+		t.Errorf("a name that the upstream does not know: %v", got)
+	}
+	asked, err := c.Questions("pod/plain", "default")
+	if err != nil || len(asked) < 5 || !strings.HasPrefix(asked[len(asked)-1].Name, "no.example.com") {
+		t.Errorf("D-42: the pod's questions: %v %v", asked, err)
+	}
+	if others, err := c.Questions("pod/own", "default"); err != nil || len(others) > 0 {
+		t.Errorf("D-42: the questions of a pod that asked nothing: %v %v", others, err)
+	}
+}
+
+// D-20, D-21: what a walk asks follows the pod's own resolv.conf, and its answers are those that the pod gets.
+func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, cluster.Options{Config: cluster.Config{DNS: cluster.DNSConfig{
+		Upstream: cluster.Servers{upstream(t, "www.example.com. 60 IN A 192.0.2.80")},
+	}}})
+	c.Apply("{apiVersion: v1, kind: Namespace, metadata: {name: prod}}")
+	c.Apply(outward + "---\n{apiVersion: v1, kind: Service, metadata: {name: shop, namespace: prod}, spec: {ports: [{port: 80}]}}\n")
+	c.Ready("default", 3)
+	walk := func(name, from string) (w cluster.NameWalk, asked []string) {
+		t.Helper()
+		w, err := c.WhyName(t.Context(), name, from, "default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range w.Steps {
+			asked = append(asked, s.Name+" "+s.Type+" "+s.Rcode)
+		}
+		return w, asked
+	}
+	for _, tt := range []struct {
+		name, from string
+		want       []string
+		found      int
+	}{
+		{"shop.prod", "pod/plain", []string{
+			"shop.prod.default.svc.cluster.local. A NXDOMAIN", "shop.prod.default.svc.cluster.local. AAAA NXDOMAIN",
+			"shop.prod.svc.cluster.local. A NOERROR", "shop.prod.svc.cluster.local. AAAA NOERROR",
+		}, 1},
+		{"shop", "pod/default/own", []string{"shop.prod.svc.cluster.local. A NOERROR", "shop.prod.svc.cluster.local. AAAA NOERROR"}, 1},
+		{"www.example.com", "pod/own", []string{"www.example.com. A NOERROR", "www.example.com. AAAA NOERROR"}, 1},
+		{"away", "", []string{"away.default.svc.cluster.local. A NOERROR", "away.default.svc.cluster.local. AAAA NOERROR"}, 1},
+		{"shop.prod", "pod/hosts", nil, 0},
+	} {
+		w, asked := walk(tt.name, tt.from)
+		if diff := cmp.Diff(tt.want, asked); diff != "" || len(w.Addresses) != tt.found {
+			t.Errorf("%s from %q: %v %s\n%s", tt.name, tt.from, w.Addresses, w.Explanation, diff)
+		}
+	}
+	if w, _ := walk("shop", "pod/hosts"); !strings.Contains(w.Explanation, "the pod asks 192.0.2.53 and not the cluster's DNS") {
+		t.Errorf("a pod that asks others: %s", w.Explanation)
+	}
+	if w, _ := walk("shop.prod", ""); !strings.Contains(w.Explanation, "by Service prod/shop, after 4 questions") {
+		t.Errorf("what the walk says: %s", w.Explanation)
+	}
+}
