@@ -29,8 +29,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inPod) != "" {
+	switch {
+	case os.Getenv(inPod) != "":
 		os.Exit(listPodsFromInside())
+	case os.Getenv(asDaemon) != "":
+		os.Exit(runDaemon())
 	}
 	clustertest.Main(m)
 }

@@ -47,7 +47,7 @@ func TestSoak(t *testing.T) {
 			patch(t, c, "services/shop", `{"spec":{"selector":{"round":null}}}`)
 		case 3:
 			what = "services"
-			churn(t, c, round)
+			churnServices(t, c, round)
 		}
 		settled(t, c, n)
 		changes[what]++
@@ -66,8 +66,13 @@ func TestSoak(t *testing.T) {
 		soakFor, changes, fresh.last.Sent, kept.last.Sent, files, openFiles(t))
 }
 
-// churn makes Services, and takes them away again.
-func churn(t *testing.T, c *clustertest.Cluster, round int) {
+// TestManyPodsComeAndGo is issue C's: 2,000 pods made and deleted in random order, with random kills.
+func TestManyPodsComeAndGo(t *testing.T) {
+	t.Log(churn(t, 2000, 5))
+}
+
+// churnServices makes Services, and takes them away again.
+func churnServices(t *testing.T, c *clustertest.Cluster, round int) {
 	t.Helper()
 	services := c.Client.CoreV1().Services("default")
 	for i := range 20 {

@@ -120,6 +120,9 @@ func (c *container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.role == roleEphemeral && p.builtIn { // nobody debugs with a second web server
+		p = program{words: "shell of the host's files", command: []string{"sh"}}
+	}
 	c.image = p.words
 	pod := c.w.withAddresses()
 	find := c.w.n.lookup()
@@ -276,6 +279,10 @@ func (c *container) notRunning() error { return fmt.Errorf("container %s is not 
 
 // box is the process 1 of a run.
 func (c *container) box(ctx context.Context, r *run) (*sandbox, error) {
+	if c.target != "" {
+		box, _, err := c.w.find(c.target).sandbox(ctx)
+		return box, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {

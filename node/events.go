@@ -15,23 +15,25 @@ import (
 
 // Reasons of events, as kubelet words them.
 const (
-	reasonCreated       = "Created"
-	reasonStarted       = "Started"
-	reasonKilling       = "Killing"
-	reasonUnhealthy     = "Unhealthy"
-	reasonBackOff       = "BackOff"
-	reasonFailed        = "Failed"
-	reasonPostStart     = "FailedPostStartHook"
-	reasonPreStop       = "FailedPreStopHook"
-	reasonMount         = "FailedMount"
-	reasonSandbox       = "FailedCreatePodSandBox"
-	reasonDNSConfig     = "DNSConfigForming"
-	eventSource         = "kubelet"
-	waitingCreating     = "ContainerCreating"
-	waitingInitializing = "PodInitializing"
-	waitingCrashLoop    = "CrashLoopBackOff"
-	waitingConfig       = "CreateContainerConfigError"
-	waitingRunContainer = "RunContainerError"
+	reasonCreated   = "Created"
+	reasonStarted   = "Started"
+	reasonKilling   = "Killing"
+	reasonUnhealthy = "Unhealthy"
+	reasonBackOff   = "BackOff"
+	reasonFailed    = "Failed"
+	reasonPostStart = "FailedPostStartHook"
+	reasonPreStop   = "FailedPreStopHook"
+	reasonMount     = "FailedMount"
+	reasonSandbox   = "FailedCreatePodSandBox"
+	// reasonSandboxChanged explains a restart that a loss of power brought about.
+	reasonSandboxChanged = "SandboxChanged"
+	reasonDNSConfig      = "DNSConfigForming"
+	eventSource          = "kubelet"
+	waitingCreating      = "ContainerCreating"
+	waitingInitializing  = "PodInitializing"
+	waitingCrashLoop     = "CrashLoopBackOff"
+	waitingConfig        = "CreateContainerConfigError"
+	waitingRunContainer  = "RunContainerError"
 )
 
 // happening is an event to be written with the pod's next status.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -12,6 +13,9 @@ import (
 
 // startCommand makes the container and starts its command.
 func (c *container) startCommand(ctx context.Context, r *run, args []string) error {
+	if c.target != "" {
+		return c.startBeside(ctx, r, args)
+	}
 	box, err := c.makeSandbox(ctx, r)
 	if err != nil {
 		return err
@@ -23,6 +27,32 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 	}
 	r.box = box
 	r.kill = func() { box.cmd.Process.Kill() }
+	c.attend(box, r, main, out)
+	return nil
+}
+
+// startBeside starts the command of an ephemeral container among the processes of the container that it is to look at, and with
+// that one's files (kubectl debug --target).
+func (c *container) startBeside(ctx context.Context, r *run, args []string) error {
+	target := c.w.find(c.target)
+	if target == nil || target.role == roleEphemeral {
+		return configError{fmt.Errorf("unable to find target container %q", c.target)}
+	}
+	box, _, err := target.sandbox(ctx)
+	if err != nil {
+		return err
+	}
+	main, out, err := c.launch(box, r, args)
+	if err != nil {
+		return err
+	}
+	r.kill = func() { box.signal(main, syscall.SIGKILL, true) }
+	c.attend(box, r, main, out)
+	return nil
+}
+
+// attend takes what the command writes, and tells of its end.
+func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 	r.finish = func(ctx context.Context) {
 		box.signal(main, r.stopSignal, false)
 		select {
@@ -49,16 +79,15 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 		r.closeBox() // the container ends with its command
 		c.over(r, result)
 	})
-	return nil
 }
 
 // launch starts the command with the input and output it asks for, and returns where its output comes out; nil for a terminal,
 // which comes when it has been started.
 func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.File, error) {
-	command := podinit.Command{Args: args, TTY: c.spec.TTY}
+	command, isMain := podinit.Command{Args: args, TTY: c.spec.TTY}, c.target == ""
 	if c.spec.TTY {
 		command.Env = []string{defaultTerm}
-		main, err := box.start(r.command(command), true)
+		main, err := box.start(r.command(command), isMain)
 		return main, nil, err
 	}
 	in, err := c.input(r)
@@ -71,7 +100,7 @@ func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.F
 		return nil, nil, err
 	}
 	defer syscall.Close(theirs)
-	main, err := box.start(r.command(command), true, in, theirs, theirs)
+	main, err := box.start(r.command(command), isMain, in, theirs, theirs)
 	if err != nil {
 		out.Close()
 		return nil, nil, err
@@ -104,7 +133,7 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 		return nil, errSandboxEnded
 	}
 	if !pod.Spec.HostNetwork {
-		if err := openPorts(net); err != nil {
+		if err := errors.Join(openPorts(net), tune(net, pod)); err != nil {
 			return nil, err
 		}
 	}

@@ -85,6 +85,10 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 		w.containers = append(w.containers, w.newContainer(&pod.Spec.Containers[i], roleMain))
 	}
 	w.adopt()
+	w.admitSysctls()
+	if cutOff(pod) {
+		w.note(happening{reason: reasonSandboxChanged, message: "Pod sandbox changed, it will be killed and re-created."})
+	}
 	return w
 }
 
@@ -101,6 +105,18 @@ func (w *worker) newContainer(spec *corev1.Container, r role) *container {
 		}
 	}
 	return c
+}
+
+// cutOff tells that a pod was running when the machine lost its power.
+func cutOff(pod *corev1.Pod) bool {
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for i := range list {
+			if list[i].State.Running != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // remember takes up a status of before. Init containers run again: what they prepared went with the machine's power.
@@ -264,7 +280,10 @@ func (w *worker) setUp() error {
 		return err
 	}
 	w.claim = netip.Addr{}
-	if w.hostPorts, err = w.n.openHostPorts(w.life, w.pod, net.IP); err != nil {
+	if err = tune(net, w.pod); err == nil {
+		w.hostPorts, err = w.n.openHostPorts(w.life, w.pod, net.IP)
+	}
+	if err != nil {
 		w.dropEarly()
 		return errors.Join(err, w.n.closePodNet(net))
 	}

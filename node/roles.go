@@ -1,6 +1,10 @@
 package node
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // role is what a container is in its pod.
 type role int
@@ -33,13 +37,16 @@ func roleOf(c *corev1.Container) role {
 
 // again tells whether a container of this role is started again when it has ended with the code.
 func again(pod *corev1.Pod, r role, spec *corev1.Container, code int32) bool {
-	switch r {
-	case roleSidecar:
+	byRule := slices.ContainsFunc(spec.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool { return ruled(r, code) })
+	switch {
+	case r == roleSidecar:
 		return true
-	case roleEphemeral:
+	case r == roleEphemeral || r == roleInit && code == 0:
 		return false
-	case roleInit:
-		return code != 0 && pod.Spec.RestartPolicy != corev1.RestartPolicyNever
+	case byRule:
+		return true
+	case r == roleInit:
+		return pod.Spec.RestartPolicy != corev1.RestartPolicyNever
 	}
 	policy := pod.Spec.RestartPolicy
 	if spec.RestartPolicy != nil {
@@ -52,6 +59,15 @@ func again(pod *corev1.Pod, r role, spec *corev1.Container, code int32) bool {
 		return code != 0
 	}
 	return true
+}
+
+// ruled tells that a rule starts the container again after the code. Starting all the pod's containers again is not done.
+func ruled(r corev1.ContainerRestartRule, code int32) bool {
+	if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
+		return false
+	}
+	named := slices.Contains(r.ExitCodes.Values, code)
+	return named == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn)
 }
 
 // restartsAfter tells whether the container is started again when it has ended with the code.

@@ -248,6 +248,9 @@ var errHostPath = errors.New("hostPath is refused: the cluster's configuration d
 // hostPathVolume resolves a hostPath that the configuration allows, links in it followed first (N-18).
 func (n *Node) hostPathVolume(v *corev1.HostPathVolumeSource) (string, error) {
 	path, err := filepath.EvalSymlinks(v.Path)
+	if errors.Is(err, os.ErrNotExist) && v.Type != nil && (*v.Type == corev1.HostPathDirectoryOrCreate || *v.Type == corev1.HostPathFileOrCreate) {
+		return n.createHostPath(v)
+	}
 	if err != nil {
 		return "", fmt.Errorf("hostPath type check failed: %s does not exist", v.Path)
 	}
@@ -261,6 +264,23 @@ func (n *Node) hostPathVolume(v *corev1.HostPathVolumeSource) (string, error) {
 		}
 	}
 	return "", errHostPath
+}
+
+// createHostPath makes the last word of a path, in a folder that may be shown.
+func (n *Node) createHostPath(v *corev1.HostPathVolumeSource) (string, error) {
+	parent, err := n.hostPathVolume(&corev1.HostPathVolumeSource{Path: filepath.Dir(v.Path)})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(parent, filepath.Base(v.Path))
+	if *v.Type == corev1.HostPathDirectoryOrCreate {
+		return path, os.Mkdir(path, 0o755)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return "", err
+	}
+	return path, f.Close()
 }
 
 func checkHostPath(v *corev1.HostPathVolumeSource, path string) error {
