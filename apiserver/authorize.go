@@ -135,7 +135,7 @@ func matchesPath(patterns []string, path string) bool {
 
 // authorize refuses a call that its caller may not make.
 func (s *Server) authorize(c *call) error {
-	a := action{verb: c.verb(), group: c.kind.Group, resource: c.kind.Plural, namespace: c.namespace, name: c.name}
+	a := action{verb: c.verb(), group: c.form.Group, resource: c.kind.Plural, namespace: c.namespace, name: c.name}
 	if c.kind == api.Namespaces {
 		a.namespace = c.name // who may read a namespace's contents by a role may read the namespace by the same
 	}

@@ -13,6 +13,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -64,7 +65,7 @@ func newWire() *wire {
 		}
 	}
 	for _, add := range []func(*runtime.Scheme) error{
-		autoscalingv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, metav1.AddMetaToScheme,
+		eventsv1.AddToScheme, autoscalingv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
@@ -243,6 +244,13 @@ func (c *call) warn(text string) {
 	}
 }
 
+// warnOf tells a writer what is to be known of what he writes.
+func (c *call) warnOf(obj api.Object) {
+	for _, text := range api.Warnings(obj) {
+		c.warn(text)
+	}
+}
+
 // respond answers a call with obj, in the form the client asked for.
 func (s *Server) respond(c *call, code int, obj api.Object) error {
 	switch c.accept.as {
@@ -251,7 +259,7 @@ func (s *Server) respond(c *call, code int, obj api.Object) error {
 	case "PartialObjectMetadata":
 		s.wire.write(c.w, code, c.accept, partialOf(obj))
 	case "":
-		body, err := s.encoded.of(c.kind, obj, c.accept.media)
+		body, err := s.encoded.of(c.form, c.shown(obj), c.accept.media)
 		if err != nil {
 			return err
 		}

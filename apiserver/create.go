@@ -24,10 +24,11 @@ const (
 
 // create answers POST on a collection.
 func (s *Server) create(c *call) error {
-	obj := c.kind.New()
-	if err := s.decodeBody(c, obj, c.kind.GroupVersionKind()); err != nil {
+	obj := c.form.New()
+	if err := s.decodeBody(c, obj, c.form.GroupVersionKind()); err != nil {
 		return err
 	}
+	obj = c.meant(obj)
 	if err := c.place(obj); err != nil {
 		return err
 	}
@@ -79,9 +80,14 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 		if generated {
 			obj.SetName(base[:min(len(base), maxGeneratedBase)] + utilrand.String(suffixLength))
 		}
-		if errs := api.Validate(obj); len(errs) > 0 {
+		errs := api.Validate(obj)
+		if c.form == api.EventsV1 {
+			errs = append(errs, api.ValidateNewEvent(obj.(*corev1.Event))...)
+		}
+		if len(errs) > 0 {
 			return nil, api.Invalid(c.kind, obj.GetName(), errs)
 		}
+		c.warnOf(obj)
 		out, err := s.writeNew(c, obj)
 		if !generated || !apierrors.IsAlreadyExists(err) || try == nameTries {
 			return out, err

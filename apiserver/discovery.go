@@ -19,14 +19,18 @@ import (
 const kubernetesVersion = "v1.37.0"
 
 func (s *Server) serveVersion(w http.ResponseWriter) {
-	git := kubernetesVersion
-	if s.cfg.Version != "" {
-		git += "+kubarium-" + strings.TrimPrefix(s.cfg.Version, "v")
-	}
 	writeJSON(w, mediaJSON, version.Info{
-		Major: "1", Minor: "37", GitVersion: git, GitTreeState: "clean", BuildDate: "1970-01-01T00:00:00Z",
+		Major: "1", Minor: "37", GitVersion: s.gitVersion(), GitTreeState: "clean", BuildDate: "1970-01-01T00:00:00Z",
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	})
+}
+
+// gitVersion is Kubernetes' version with kubarium's behind it.
+func (s *Server) gitVersion() string {
+	if s.cfg.Version == "" {
+		return kubernetesVersion
+	}
+	return kubernetesVersion + "+kubarium-" + strings.TrimPrefix(s.cfg.Version, "v")
 }
 
 // writeJSON answers 200 with v.
@@ -64,7 +68,7 @@ var (
 // resources are what a group and version serves, each with its subresources.
 func resources(gv schema.GroupVersion) []resource {
 	var all []resource
-	for _, k := range api.Kinds {
+	for _, k := range servedKinds {
 		if k.GroupVersion() == gv {
 			all = append(all, resource{
 				gv: gv, name: k.Plural, singular: k.Singular, short: k.Short, categories: k.Categories, namespaced: k.Namespaced,
@@ -94,7 +98,12 @@ func subresources(k *api.Kind) []resource {
 	if k.HasScale {
 		add("scale", scaleKind, verbsChange)
 	}
+	proxied := []string{"create", "delete", "get", "patch", "update"}
 	switch k {
+	case api.Services:
+		add("proxy", k.GroupVersion().WithKind("ServiceProxyOptions"), proxied)
+	case api.Nodes:
+		add("proxy", k.GroupVersion().WithKind("NodeProxyOptions"), proxied)
 	case api.Pods:
 		v1 := k.GroupVersion()
 		add("binding", v1.WithKind("Binding"), verbsCreate)
@@ -104,6 +113,8 @@ func subresources(k *api.Kind) []resource {
 		add("portforward", v1.WithKind("PodPortForwardOptions"), []string{"create", "get"})
 		add("exec", v1.WithKind("PodExecOptions"), []string{"create", "get"})
 		add("log", v1.WithKind("Pod"), verbsGet)
+		add("proxy", v1.WithKind("PodProxyOptions"), proxied)
+		add("resize", v1.WithKind("Pod"), verbsChange)
 	case api.ServiceAccounts:
 		add("token", tokenRequestKind, verbsCreate)
 	case api.Namespaces:
@@ -115,7 +126,7 @@ func subresources(k *api.Kind) []resource {
 // groupVersions lists what is served, the core group first, in the order of the table of kinds.
 func groupVersions() []schema.GroupVersion {
 	var all []schema.GroupVersion
-	for _, k := range api.Kinds {
+	for _, k := range servedKinds {
 		if !slices.Contains(all, k.GroupVersion()) {
 			all = append(all, k.GroupVersion())
 		}
@@ -261,7 +272,7 @@ func (s *Server) servePaths(w http.ResponseWriter, _ *http.Request) error {
 		paths = append(paths, groupPath(gv))
 	}
 	slices.Sort(paths)
-	writeJSON(w, mediaJSON, metav1.RootPaths{Paths: append(paths, "/healthz", "/livez", "/openapi/v3", "/readyz", "/version")})
+	writeJSON(w, mediaJSON, metav1.RootPaths{Paths: append(paths, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version")})
 	return nil
 }
 

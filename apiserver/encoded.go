@@ -69,7 +69,7 @@ func (e *encodings) of(kind *api.Kind, obj api.Object, media string) ([]byte, er
 
 // encodeEarly encodes what a call is about to answer, if all goes well; an error will show again with the answer.
 func (s *Server) encodeEarly(c *call, obj api.Object) {
-	if c.accept.as == "" {
+	if c.accept.as == "" && c.form == c.kind {
 		s.encoded.of(c.kind, obj, c.accept.media)
 	}
 }
@@ -98,14 +98,14 @@ func (e *encodings) writeList(c *call, items []api.Object, meta metav1.ListMeta)
 	if err != nil {
 		return err
 	}
-	version := c.kind.GroupVersion().String()
-	begin := fmt.Sprintf(`{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, c.kind.Kind, version, about)
+	version := c.form.GroupVersion().String()
+	begin := fmt.Sprintf(`{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, c.form.Kind, version, about)
 	const end = "]}\n"
 	// Within a list, items do not say what they are.
-	typeOf := fmt.Appendf(nil, `{"kind":"%s","apiVersion":"%s",`, c.kind.Kind, version)
+	typeOf := fmt.Appendf(nil, `{"kind":"%s","apiVersion":"%s",`, c.form.Kind, version)
 	bodies, size := make([][]byte, len(items)), len(begin)+len(end)
 	for i, obj := range items {
-		body, err := e.of(c.kind, obj, mediaJSON)
+		body, err := e.of(c.form, obj, mediaJSON)
 		if err != nil {
 			return err
 		}

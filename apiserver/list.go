@@ -124,9 +124,9 @@ func (s *Server) respondList(c *call, p page) error {
 		s.wire.write(c.w, http.StatusOK, c.accept, list)
 	default:
 		if c.accept.media == mediaJSON {
-			return s.encoded.writeList(c, p.items, head)
+			return s.encoded.writeList(c, c.allShown(p.items), head)
 		}
-		list, err := listOf(c.kind, p.items)
+		list, err := listOf(c.form, c.allShown(p.items))
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"io"
 	"net/http"
 	"strings"
 
@@ -42,9 +43,11 @@ func (s *Server) documentHash() string { return kubernetesVersion + "-" + s.cfg.
 func document(gv schema.GroupVersion) object {
 	b := newSchemaBuilder()
 	paths := object{}
-	for _, k := range api.Kinds {
+	for _, k := range servedKinds {
 		if k.GroupVersion() == gv {
-			b.addKind(k)
+			if k.New != nil {
+				b.addKind(k)
+			}
 			kindPaths(k, paths)
 		}
 	}
@@ -101,4 +104,22 @@ func operation(k *api.Kind, action string, params ...string) object {
 		op["requestBody"] = object{"required": true, "content": content}
 	}
 	return op
+}
+
+// oldProtobuf is what the protobuf form of /openapi/v2 is called; clients ask for it by a name that is no media type.
+const oldProtobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+
+// serveOldOpenAPI answers /openapi/v2 with a document that describes nothing: kubectl falls back to it for kinds that
+// /openapi/v3 does not know, and has to learn from it that nobody does.
+func serveOldOpenAPI(w http.ResponseWriter, r *http.Request) error {
+	if !strings.Contains(r.Header.Get("Accept"), "protobuf") {
+		writeJSON(w, mediaJSON, object{"swagger": "2.0", "info": object{"title": "Kubernetes", "version": kubernetesVersion}, "paths": object{}})
+		return nil
+	}
+	// Document{swagger: 1, info: 2 {title: 1, version: 2}, paths: 8 {}}, by field number; all lengths are below 128.
+	field := func(number byte, value string) string { return string([]byte{number<<3 | 2, byte(len(value))}) + value }
+	document := field(1, "2.0") + field(2, field(1, "Kubernetes")+field(2, kubernetesVersion)) + field(8, "")
+	w.Header().Set("Content-Type", oldProtobuf)
+	io.WriteString(w, document)
+	return nil
 }

@@ -11,7 +11,7 @@ import (
 // readOptions reads what every verb understands: the Accept header, dryRun and fieldValidation.
 func (c *call) readOptions(s *Server) error {
 	switch c.sub {
-	case "log", "exec", "attach", "portforward": // they answer with streams
+	case "log", "exec", "attach", "portforward", "proxy": // they answer with streams
 	default:
 		a, err := parseAccept(c.r.Header.Get("Accept"), s.wire)
 		if err != nil {

@@ -27,6 +27,9 @@ func (s *Server) patch(c *call) error {
 		return err
 	}
 	kind := types.PatchType(media)
+	if kind == types.ApplyYAMLPatchType && c.form != c.kind {
+		return errMedia(media, string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType))
+	}
 	if kind == types.ApplyYAMLPatchType {
 		return s.apply(c, body)
 	}
@@ -34,7 +37,7 @@ func (s *Server) patch(c *call) error {
 		return err
 	}
 	out, err := s.change(c, func(now api.Object) (api.Object, error) {
-		return patched(s, c, typed(c.kind, now), kind, body)
+		return patched(s, c, typed(c.form, c.shown(now)), kind, body)
 	})
 	if err != nil {
 		return err
@@ -68,10 +71,11 @@ func checkPatch(kind types.PatchType, body []byte) error {
 
 // patched returns a new object of c's kind: now (with kind and apiVersion) changed by a patch.
 func patched(s *Server, c *call, now runtime.Object, kind types.PatchType, body []byte) (api.Object, error) {
-	obj := c.kind.New()
+	obj := c.form.New()
 	if err := patchInto(s, c, now, obj, kind, body); err != nil {
 		return nil, err
 	}
+	obj = c.meant(obj)
 	if obj.GetName() != c.name {
 		return nil, errMismatch(obj.GetName(), c.name)
 	}

@@ -6,8 +6,10 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kubarium.dev/api"
@@ -20,10 +22,11 @@ type call struct {
 	query     url.Values
 	who       caller
 	accept    accept
-	kind      *api.Kind
-	namespace string // "" for cluster-wide kinds and lists over all namespaces
-	name      string // "" for a collection
-	sub       string // "status", "log", ...; "" for the object itself
+	kind      *api.Kind // what is stored
+	form      *api.Kind // what the client sees of it: nearly always the same
+	namespace string    // "" for cluster-wide kinds and lists over all namespaces
+	name      string    // "" for a collection
+	sub       string    // "status", "log", ...; "" for the object itself
 	dryRun    bool
 	applying  bool            // a server-side apply: it keeps the record of owners itself
 	warned    map[string]bool // texts of the Warning headers set so far
@@ -31,21 +34,42 @@ type call struct {
 
 // serve is the door: it says who is calling and sends the request to the part that answers it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	defer s.recoverFrom(w, r)
-	w.Header().Set("Cache-Control", "no-cache, private")
-	if s.serveOpen(w, r) {
+	a := s.newAnswer(w, r)
+	defer s.account(a, r, s.metrics.begin(r))
+	defer s.recoverFrom(a, r)
+	a.Header().Set("Cache-Control", "no-cache, private")
+	if s.serveOpen(a, r) {
 		return
 	}
+	if err := s.serveCaller(a, r); err != nil {
+		s.fail(a, r, err)
+	}
+}
+
+// serveCaller finds out who is calling, and answers what only those may see who are known.
+func (s *Server) serveCaller(a *answer, r *http.Request) error {
 	who, err := s.authenticate(r)
-	if err == nil {
-		who, err = s.impersonate(r, who)
-	}
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	if err := s.serveKnown(w, r, who); err != nil {
-		s.fail(w, r, err)
+	a.who = who
+	as, err := s.impersonate(r, who)
+	if err != nil {
+		return err
+	}
+	if as.Name != who.Name {
+		a.as = &as
+	}
+	return s.serveKnown(a, r, as)
+}
+
+// account notes a request that has been answered.
+func (s *Server) account(a *answer, r *http.Request, end func()) {
+	end()
+	now := time.Now()
+	s.metrics.count(a, r, now.Sub(a.began))
+	if err := s.audit.write(a, r, metav1.NewMicroTime(now)); err != nil {
+		s.log.Error("a line of the audit log is lost", "audit", a.id, "err", err)
 	}
 }
 
@@ -74,6 +98,8 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, who caller) 
 		return s.serveGroups(w, r, who)
 	case path == "/api" || path == "/apis":
 		return s.serveRootDiscovery(w, r, path)
+	case path == "/openapi/v2":
+		return serveOldOpenAPI(w, r)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
 		return s.serveOpenAPI(w, r, path)
 	case s.cfg.Extra != nil && strings.HasPrefix(r.URL.Path, "/kubarium/"):
@@ -81,6 +107,9 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, who caller) 
 		return nil
 	case path == "":
 		return s.servePaths(w, r)
+	case path == "/metrics" && r.Method == http.MethodGet:
+		s.serveMetrics(w)
+		return nil
 	case s.serveIssuer(w, path):
 		return nil
 	}
@@ -124,8 +153,14 @@ func (s *Server) serveGroups(w http.ResponseWriter, r *http.Request, who caller)
 		return s.serveResources(w, r, gv)
 	}
 	c := &call{r: r, w: w, query: r.URL.Query(), who: who}
+	if a, ok := w.(*answer); ok {
+		a.call = c
+	}
 	if answered, err := s.serveReview(c, gv, rest); answered {
 		return err
+	}
+	if gv == definitions.GroupVersion() {
+		return s.serveDefinitions(c, rest)
 	}
 	if !c.locate(gv, rest) {
 		return errNoPath(r.Method)
@@ -135,6 +170,9 @@ func (s *Server) serveGroups(w http.ResponseWriter, r *http.Request, who caller)
 	}
 	if err := c.readOptions(s); err != nil {
 		return err
+	}
+	if c.kind == api.Endpoints {
+		c.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
 	}
 	return s.dispatch(c)
 }
@@ -154,15 +192,16 @@ func splitGroupVersion(path string) (gv schema.GroupVersion, rest []string, ok b
 // locate fills in kind, namespace, name and sub from the path's parts behind the version.
 func (c *call) locate(gv schema.GroupVersion, parts []string) bool {
 	if parts[0] == "namespaces" && len(parts) > 2 {
-		if kind, ok := api.KindForResource(gv.WithResource(parts[2])); ok && kind.Namespaced {
+		if kind, _, ok := kindFor(gv.WithResource(parts[2])); ok && kind.Namespaced {
 			c.namespace, parts = parts[1], parts[2:]
 		}
 	}
-	kind, ok := api.KindForResource(gv.WithResource(parts[0]))
-	if !ok || len(parts) > 3 || (kind.Namespaced && c.namespace == "" && len(parts) > 1) {
+	kind, form, ok := kindFor(gv.WithResource(parts[0]))
+	deep := len(parts) > 3 && parts[2] != "proxy" // what lies below a proxy is not ours
+	if !ok || deep || (kind.Namespaced && c.namespace == "" && len(parts) > 1) {
 		return false
 	}
-	c.kind = kind
+	c.kind, c.form = kind, form
 	if len(parts) > 1 {
 		c.name = parts[1]
 	}
@@ -186,6 +225,10 @@ func hasSubresource(kind *api.Kind, sub string) bool {
 		return kind == api.Namespaces
 	case "token":
 		return kind == api.ServiceAccounts
+	case "resize":
+		return kind == api.Pods
+	case "proxy":
+		return kind == api.Pods || kind == api.Services || kind == api.Nodes
 	}
 	return false
 }
@@ -209,6 +252,8 @@ func (s *Server) dispatch(c *call) error {
 		return s.bind(c)
 	case c.sub == "token":
 		return s.serveToken(c)
+	case c.sub == "proxy":
+		return s.serveProxy(c)
 	}
 	switch c.r.Method {
 	case http.MethodGet, http.MethodHead:

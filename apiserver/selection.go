@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +30,7 @@ func readSelection(c *call) (*selection, error) {
 	if sel.labels, err = labels.Parse(c.query.Get("labelSelector")); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("unable to parse requirement: %v", err))
 	}
-	if sel.fields, err = fields.ParseSelector(c.query.Get("fieldSelector")); err != nil {
+	if sel.fields, err = c.storedFields(c.query.Get("fieldSelector")); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	for _, r := range sel.fields.Requirements() {
@@ -127,6 +129,13 @@ var selectable = map[*api.Kind]readers{
 		"spec.clusterIP": func(obj api.Object) string { return obj.(*corev1.Service).Spec.ClusterIP },
 		"spec.type":      func(obj api.Object) string { return string(obj.(*corev1.Service).Spec.Type) },
 	},
+	api.Secrets: {"type": func(obj api.Object) string { return string(obj.(*corev1.Secret).Type) }},
+	api.ReplicaSets: {"status.replicas": func(obj api.Object) string {
+		return strconv.Itoa(int(obj.(*appsv1.ReplicaSet).Status.Replicas))
+	}},
+	api.Jobs: {"status.successful": func(obj api.Object) string {
+		return strconv.Itoa(int(obj.(*batchv1.Job).Status.Succeeded))
+	}},
 	api.Namespaces: {"status.phase": func(obj api.Object) string { return string(obj.(*corev1.Namespace).Status.Phase) }},
 	api.Nodes: {"spec.unschedulable": func(obj api.Object) string {
 		return strconv.FormatBool(obj.(*corev1.Node).Spec.Unschedulable)

@@ -40,6 +40,8 @@ type Config struct {
 	Logs      LogSource        // nil: log answers 501
 	Attach    Attacher         // nil: attach answers 501
 	Forward   PortForwarder    // nil: portforward answers 501
+	Dial      Dialer           // how pods, Services and nodes are reached; nil: proxy answers 501
+	Audit     io.Writer        // gets a line of JSON for each request, as Kubernetes' audit log at level Metadata; nil for none
 	Extra     http.Handler     // mounted at /kubarium/, for authenticated callers; nil for none
 	Now       func() time.Time // nil is time.Now
 
@@ -57,6 +59,8 @@ type Server struct {
 	pages   *pageStore
 	schemas *schemas
 	fields  *fieldManagers
+	metrics metrics
+	audit   *auditLog
 	stall   time.Duration // how long one write to a watcher may hang
 }
 
@@ -83,7 +87,8 @@ func New(c Config) (*Server, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Server{cfg: c, store: c.Store, log: c.Log, wire: newWire(), pages: newPageStore(c.Now), schemas: &schemas{}, stall: stallTime}
+	s := &Server{cfg: c, store: c.Store, log: c.Log, wire: newWire(), pages: newPageStore(c.Now), schemas: &schemas{}, stall: stallTime,
+		audit: &auditLog{to: c.Audit}}
 	s.encoded = newEncodings(s.wire.encoders)
 	s.fields = newFieldManagers(s.wire.scheme, s.schemas)
 	return s, nil

@@ -30,10 +30,11 @@ func (s *Server) get(c *call) error {
 
 // update answers PUT on one object or its status.
 func (s *Server) update(c *call) error {
-	obj := c.kind.New()
-	if err := s.decodeBody(c, obj, c.kind.GroupVersionKind()); err != nil {
+	obj := c.form.New()
+	if err := s.decodeBody(c, obj, c.form.GroupVersionKind()); err != nil {
 		return err
 	}
+	obj = c.meant(obj)
 	if err := c.place(obj); err != nil {
 		return err
 	}
@@ -130,10 +131,23 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 	switch c.sub {
 	case "status":
 		api.PrepareForStatusUpdate(obj, now)
+		if errs := api.ValidateStatusUpdate(obj, now); len(errs) > 0 {
+			return nil, api.Invalid(c.kind, c.name, errs)
+		}
 	case "ephemeralcontainers":
-		containers := obj.(*corev1.Pod).Spec.EphemeralContainers
-		obj = api.Copy(now)
-		obj.(*corev1.Pod).Spec.EphemeralContainers = containers
+		pod := api.Copy(now.(*corev1.Pod))
+		pod.Spec.EphemeralContainers = obj.(*corev1.Pod).Spec.EphemeralContainers
+		if errs := api.ValidateEphemeral(pod, now.(*corev1.Pod)); len(errs) > 0 {
+			return nil, api.Invalid(c.kind, c.name, errs)
+		}
+		return pod, nil
+	case "resize":
+		pod := api.Copy(now.(*corev1.Pod))
+		pod.Spec = obj.(*corev1.Pod).Spec
+		if errs := api.ValidateResize(pod, now.(*corev1.Pod)); len(errs) > 0 {
+			return nil, api.Invalid(c.kind, c.name, errs)
+		}
+		return pod, nil
 	case "finalize":
 		finalizers := obj.(*corev1.Namespace).Spec.Finalizers
 		obj = api.Copy(now)
@@ -146,6 +160,7 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 		if err := s.admitGrant(c, obj, now); err != nil {
 			return nil, err
 		}
+		c.warnOf(obj)
 	}
 	return obj, nil
 }

@@ -64,7 +64,7 @@ func (s *Server) watch(c *call) error {
 	if err := out.begin(); err != nil {
 		return nil // the client has gone
 	}
-	f := &follower{sel: sel, out: out, plan: plan, kind: c.kind, seen: from}
+	f := &follower{sel: sel, out: out, plan: plan, kind: c.form, seen: from}
 	if err := f.initial(initial); err == nil {
 		f.follow(ctx, watcher)
 	}
@@ -257,7 +257,7 @@ func (o *stream) send(kind store.EventType, obj api.Object) error {
 	case "PartialObjectMetadata", "PartialObjectMetadataList":
 		return o.encode(string(kind), partialOf(obj))
 	}
-	raw, err := o.s.encoded.of(o.c.kind, obj, o.c.accept.media)
+	raw, err := o.s.encoded.of(o.c.form, o.c.shown(obj), o.c.accept.media)
 	if err != nil {
 		return err
 	}
