@@ -1,164 +1,170 @@
 package controller
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// seat is a node as the scheduler sees it.
-type seat struct {
-	node    *corev1.Node
-	pods    int               // that live on it
-	byOwner map[types.UID]int // of those, by controller
-	ports   map[string]bool   // host ports in use: "TCP/0.0.0.0/80"
+// hall is all nodes, and the labels of a namespace by its name.
+type hall struct {
+	seats  []*seat
+	labels func(namespace string) labels.Set
 }
 
-// newSeat counts the pods of a node; those that end do not weigh.
-func newSeat(node *corev1.Node, pods []*corev1.Pod) *seat {
-	s := &seat{node: node, byOwner: map[types.UID]int{}, ports: map[string]bool{}}
-	for _, pod := range pods {
-		if !podEnded(pod) {
-			s.take(pod)
-		}
-	}
-	return s
+// refusal says why a pod cannot go to a node, in kube-scheduler's words; none when it can.
+type refusal struct {
+	reasons []string
+	final   bool // no pod's leaving would help
 }
 
-// take seats a pod. A terminating pod still holds its host ports, but new pods need not keep away from it.
-func (s *seat) take(pod *corev1.Pod) {
-	for _, p := range hostPorts(pod) {
-		s.ports[p] = true
-	}
-	if pod.DeletionTimestamp != nil {
-		return
-	}
-	s.pods++
-	s.byOwner[controllerUID(pod)]++
-}
+func refused(final bool, reasons ...string) refusal { return refusal{reasons: reasons, final: final} }
 
-func controllerUID(pod *corev1.Pod) types.UID {
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		return ref.UID
-	}
-	return ""
-}
-
-func hostPorts(pod *corev1.Pod) []string {
-	var ports []string
-	for _, c := range pod.Spec.Containers {
-		for _, p := range c.Ports {
-			if p.HostPort > 0 {
-				ip := cmp.Or(p.HostIP, "0.0.0.0")
-				ports = append(ports, string(cmp.Or(p.Protocol, corev1.ProtocolTCP))+"/"+ip+"/"+strconv.Itoa(int(p.HostPort)))
-			}
-		}
-	}
-	return ports
-}
-
-// place picks the node for a pod: the one with the fewest pods of the same controller, then with the fewest pods, then the first
-// by name. Nil with the reason, in Kubernetes' words, when the pod fits nowhere.
-func place(pod *corev1.Pod, seats []*seat) (*seat, string) {
-	if len(seats) == 0 {
+// place picks the node for a pod: of those where it fits the one that score likes best. Nil with the reason, in Kubernetes' words,
+// when it fits nowhere.
+func place(pod *corev1.Pod, h hall) (*seat, string) {
+	if len(h.seats) == 0 {
 		return nil, "no nodes available to schedule pods"
 	}
-	owner := controllerUID(pod)
-	var best *seat
-	refusals := map[string]int{}
-	for _, s := range seats {
-		if reason := refuse(pod, s); reason != "" {
-			refusals[reason]++
+	w := newWish(pod, h)
+	var fit []*seat
+	reasons, hopeless := map[string]int{}, 0
+	for _, s := range h.seats {
+		r := w.refuse(s)
+		if len(r.reasons) == 0 {
+			fit = append(fit, s)
 			continue
 		}
-		if best == nil || cheaper(s, best, owner) {
-			best = s
+		for _, reason := range r.reasons {
+			reasons[reason]++
+		}
+		if r.final {
+			hopeless++
 		}
 	}
-	if best != nil {
-		return best, ""
+	if len(fit) > 0 {
+		return w.best(fit), ""
 	}
-	reasons := make([]string, 0, len(refusals))
-	for reason, n := range refusals {
-		reasons = append(reasons, fmt.Sprintf("%d %s", n, reason))
-	}
-	slices.Sort(reasons)
-	return nil, fmt.Sprintf("0/%d nodes are available: %s.", len(seats), strings.Join(reasons, ", "))
+	return nil, unavailable(len(h.seats), reasons) + " preemption: " + preemption(pod, len(h.seats), hopeless)
 }
 
-func cheaper(a, b *seat, owner types.UID) bool {
-	same := 0
-	if owner != "" {
-		same = cmp.Compare(a.byOwner[owner], b.byOwner[owner])
+// unavailable is kube-scheduler's count of the reasons.
+func unavailable(nodes int, reasons map[string]int) string {
+	all := make([]string, 0, len(reasons))
+	for _, reason := range slices.Collect(maps.Keys(reasons)) {
+		all = append(all, fmt.Sprintf("%d %s", reasons[reason], reason))
 	}
-	return cmp.Or(same, cmp.Compare(a.pods, b.pods), strings.Compare(a.node.Name, b.node.Name)) < 0
+	slices.Sort(all)
+	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(all, ", "))
 }
 
-// refuse says why a pod cannot go to a node; "" when it can.
-func refuse(pod *corev1.Pod, s *seat) string {
-	if taint, ok := untolerated(pod, s.node); ok {
-		if taint.Key == corev1.TaintNodeUnschedulable {
-			return "node(s) were unschedulable"
+// preemption says why no other pod was sent away: all have the same priority here.
+func preemption(pod *corev1.Pod, nodes, hopeless int) string {
+	if p := pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
+		return "not eligible due to preemptionPolicy=Never."
+	}
+	reasons := map[string]int{}
+	if hopeless > 0 {
+		reasons["Preemption is not helpful for scheduling"] = hopeless
+	}
+	if hopeless < nodes {
+		reasons["No preemption victims found for incoming pod"] = nodes - hopeless
+	}
+	return unavailable(nodes, reasons)
+}
+
+// wish is a pod to be placed, with what is worked out for it once and not for each node.
+type wish struct {
+	pod      *corev1.Pod
+	hall     hall
+	lodger   *lodger
+	affinity nodeaffinity.RequiredNodeAffinity
+	spread   []spread // its DoNotSchedule constraints
+	social   social
+}
+
+func newWish(pod *corev1.Pod, h hall) *wish {
+	w := &wish{pod: pod, hall: h, lodger: newLodger(pod), affinity: nodeaffinity.GetRequiredNodeAffinity(pod)}
+	w.spread = w.spreads(corev1.DoNotSchedule)
+	w.social = newSocial(pod, h)
+	return w
+}
+
+// refuse asks in kube-scheduler's order; the first plugin that refuses says all its reasons.
+func (w *wish) refuse(s *seat) refusal {
+	if s.node.Spec.Unschedulable && !tolerated(w.pod, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+		return refused(true, "node(s) were unschedulable")
+	}
+	if untolerated(w.pod, s.node) {
+		return refused(true, "node(s) had untolerated taint(s)")
+	}
+	if !w.suits(s.node) {
+		return refused(true, "node(s) didn't match Pod's node affinity/selector")
+	}
+	if slices.ContainsFunc(w.lodger.ports, s.holds) {
+		return refused(false, "node(s) didn't have free ports for the requested pod ports")
+	}
+	if r := w.crowded(s); len(r.reasons) > 0 {
+		return r
+	}
+	if r := w.unspread(s); len(r.reasons) > 0 {
+		return r
+	}
+	return w.social.refuse(s)
+}
+
+// suits holds the pod's nodeSelector and required node affinity against a node.
+func (w *wish) suits(node *corev1.Node) bool {
+	ok, err := w.affinity.Match(node)
+	return err == nil && ok
+}
+
+// unlimited are the resources of which a node that does not speak of them has enough.
+var unlimited = map[corev1.ResourceName]bool{
+	corev1.ResourceCPU: true, corev1.ResourceMemory: true, corev1.ResourceEphemeralStorage: true,
+}
+
+// crowded says what a node has too little of.
+func (w *wish) crowded(s *seat) refusal {
+	var r refusal
+	has := s.node.Status.Allocatable
+	if most, limited := has[corev1.ResourcePods]; limited && int64(len(s.lodgers)) >= most.Value() {
+		r.reasons = append(r.reasons, "Too many pods")
+	}
+	for name, asked := range w.lodger.requests {
+		_, known := has[name]
+		all := whole(has, name)
+		if !known && unlimited[name] || asked <= all-s.reserved[name] {
+			continue
 		}
-		return fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)
+		r.reasons = append(r.reasons, "Insufficient "+string(name))
+		r.final = r.final || asked > all
 	}
-	if fits, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(s.node); err != nil || !fits {
-		return "node(s) didn't match Pod's node affinity/selector"
-	}
-	for _, p := range hostPorts(pod) {
-		if s.holds(p) {
-			return "node(s) didn't have free ports for the requested pod ports"
-		}
-	}
-	if most, limited := s.node.Status.Allocatable[corev1.ResourcePods]; limited && int64(s.pods) >= most.Value() {
-		return "Too many pods"
-	}
-	return ""
+	return r
 }
 
-// holds tells whether a host port is taken, on the same address or on all of them.
-func (s *seat) holds(port string) bool {
-	if s.ports[port] {
-		return true
-	}
-	parts := strings.Split(port, "/")
-	if parts[1] != "0.0.0.0" {
-		return s.ports[parts[0]+"/0.0.0.0/"+parts[2]]
-	}
-	for held := range s.ports {
-		if h := strings.Split(held, "/"); h[0] == parts[0] && h[len(h)-1] == parts[2] {
-			return true
-		}
-	}
-	return false
-}
-
-// untolerated finds a taint that keeps the pod away. A node that is cordoned or not ready counts as tainted so, whether or not
-// anyone has written the taint.
-func untolerated(pod *corev1.Pod, node *corev1.Node) (corev1.Taint, bool) {
+// untolerated tells whether a taint keeps the pod away. A node that is not ready counts as tainted so, whether or not anyone has
+// written the taint.
+func untolerated(pod *corev1.Pod, node *corev1.Node) bool {
 	taints := node.Spec.Taints
-	if node.Spec.Unschedulable {
-		taints = append(slices.Clone(taints), corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	if implied := conditionTaints(node); len(implied) > 0 {
+		taints = append(slices.Clone(taints), implied...)
 	}
-	if !nodeReady(node) {
+	if nodeCondition(node, corev1.NodeReady) == nil {
 		taints = append(slices.Clone(taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
 	}
-	for _, taint := range taints {
-		if taint.Effect == corev1.TaintEffectPreferNoSchedule {
-			continue
-		}
-		if !slices.ContainsFunc(pod.Spec.Tolerations, func(tol corev1.Toleration) bool { return tolerates(tol, taint) }) {
-			return taint, true
-		}
-	}
-	return corev1.Taint{}, false
+	return slices.ContainsFunc(taints, func(taint corev1.Taint) bool {
+		return taint.Effect != corev1.TaintEffectPreferNoSchedule && !tolerated(pod, taint)
+	})
+}
+
+func tolerated(pod *corev1.Pod, taint corev1.Taint) bool {
+	return slices.ContainsFunc(pod.Spec.Tolerations, func(tol corev1.Toleration) bool { return tolerates(tol, taint) })
 }
 
 func tolerates(tol corev1.Toleration, taint corev1.Taint) bool {
@@ -169,7 +175,6 @@ func tolerates(tol corev1.Toleration, taint corev1.Taint) bool {
 }
 
 func nodeReady(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
+	c := nodeCondition(node, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionTrue
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
@@ -16,42 +17,70 @@ import (
 
 const defaultScheduler = corev1.DefaultSchedulerName
 
-// scheduler gives each pod without a node the one that place picks.
+// scheduler gives each pod without a node the one that place picks. It keeps the count of each node by the events.
 type scheduler struct {
-	stranded map[string]bool // pods that fitted nowhere when they were last looked at
-
-	// The nodes with their counts, good for one transaction: a thousand pods placed together count each other's nodes once.
-	turn  *turn
-	seats []*seat
+	stranded map[string]bool // pods that fitted nowhere when they were last looked at; true for those with wishes about other pods
+	byName   map[string]*seat
+	seats    []*seat // the same, by name
 }
 
-func newScheduler() *scheduler { return &scheduler{stranded: map[string]bool{}} }
+func newScheduler() *scheduler {
+	return &scheduler{stranded: map[string]bool{}, byName: map[string]*seat{}}
+}
 
 func (c *scheduler) touched(t *turn, ev store.Event) {
-	switch ev.Kind {
-	case api.Pods:
-		c.podTouched(t, ev)
-	case api.Nodes:
-		c.seats = nil
+	switch obj := ev.Object.(type) {
+	case *corev1.Pod:
+		c.podTouched(t, ev, obj)
+	case *corev1.Node:
+		c.nodeTouched(t, ev, obj)
 		if opened(ev) {
-			c.retry(t)
+			c.retry(t, false)
 		}
 	}
 }
 
-func (c *scheduler) podTouched(t *turn, ev store.Event) {
-	pod, name := ev.Object.(*corev1.Pod), api.Name(ev.Object)
+func (c *scheduler) nodeTouched(t *turn, ev store.Event, node *corev1.Node) {
+	s, known := c.byName[node.Name]
+	switch {
+	case ev.Type != store.Deleted && known:
+		s.node = node
+		return
+	case ev.Type != store.Deleted:
+		pods := query[*corev1.Pod](t, api.Pods, store.Query{Index: api.IndexNode, Value: node.Name})
+		c.byName[node.Name] = newSeat(node, pods)
+	default:
+		delete(c.byName, node.Name)
+	}
+	c.seats = nil
+	for _, name := range slices.Sorted(maps.Keys(c.byName)) {
+		c.seats = append(c.seats, c.byName[name])
+	}
+}
+
+func (c *scheduler) podTouched(t *turn, ev store.Event, pod *corev1.Pod) {
+	name := api.Name(pod)
+	s := c.byName[pod.Spec.NodeName]
+	old, _ := ev.Old.(*corev1.Pod)
 	switch {
 	case ev.Type == store.Deleted || podEnded(pod):
-		c.seats = nil
 		delete(c.stranded, name)
-		c.retry(t) // its host ports and its place are free
+		if s != nil && s.lodgers[name] != nil {
+			s.leave(name)
+			c.retry(t, false) // its host ports and its place are free
+		}
 	case unplaced(pod):
-		if ev.Old == nil || !equality.Semantic.DeepEqual(ev.Old.(*corev1.Pod).Spec, pod.Spec) {
+		if old == nil || !equality.Semantic.DeepEqual(old.Spec, pod.Spec) {
 			t.todo(c, name)
 		}
 	default:
 		delete(c.stranded, name)
+		if s != nil {
+			s.refresh(pod)
+		}
+		if old == nil || old.Spec.NodeName == "" || !maps.Equal(old.Labels, pod.Labels) {
+			c.retry(t, true)
+		}
 	}
 }
 
@@ -72,9 +101,12 @@ func opened(ev store.Event) bool {
 		!equality.Semantic.DeepEqual(was.Spec, node.Spec) || !equality.Semantic.DeepEqual(was.Status.Allocatable, node.Status.Allocatable)
 }
 
-func (c *scheduler) retry(t *turn) {
+// retry looks again at the pods that fitted nowhere; on other pods' account only at those with wishes about them.
+func (c *scheduler) retry(t *turn, social bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.stranded)) {
-		t.todo(c, name)
+		if !social || c.stranded[name] {
+			t.todo(c, name)
+		}
 	}
 }
 
@@ -85,10 +117,10 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 		delete(c.stranded, name)
 		return nil
 	}
-	best, reason := place(pod, c.look(t))
+	best, reason := place(pod, hall{seats: c.seats, labels: namespaceLabels(t)})
 	bound := api.Copy(pod)
 	if best == nil {
-		c.stranded[name] = true
+		c.stranded[name] = len(pod.Spec.TopologySpreadConstraints) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil
 		setPodCondition(bound, corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: reason,
 		}, t.now)
@@ -103,22 +135,19 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 	if err := t.update(bound); err != nil {
 		return err
 	}
-	best.take(bound)
 	message := fmt.Sprintf("Successfully assigned %s to %s", api.Name(pod), best.node.Name)
 	return t.record(pod, happening{component: defaultScheduler, reason: "Scheduled", message: message})
 }
 
-// look counts the pods on the nodes, once in a transaction.
-func (c *scheduler) look(t *turn) []*seat {
-	if c.turn == t && c.seats != nil {
-		return c.seats
+// namespaceLabels looks a namespace's labels up.
+func namespaceLabels(t *turn) func(string) labels.Set {
+	return func(name string) labels.Set {
+		ns, ok := find[*corev1.Namespace](t, api.Namespaces, "", name)
+		if !ok {
+			return nil
+		}
+		return ns.Labels
 	}
-	c.turn, c.seats = t, []*seat{}
-	for _, node := range query[*corev1.Node](t, api.Nodes, store.Query{}) {
-		pods := query[*corev1.Pod](t, api.Pods, store.Query{Index: api.IndexNode, Value: node.Name})
-		c.seats = append(c.seats, newSeat(node, pods))
-	}
-	return c.seats
 }
 
 // setPodCondition files a condition; its time moves only with its status.

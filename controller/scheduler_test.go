@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
@@ -59,22 +60,22 @@ func TestAPodGoesWhereItFitsOrIsToldWhyNot(t *testing.T) {
 			s[1].take(busy("c", ""))
 			return s
 		}, "n2"},
-		{"cordoned and not ready", nil, seats(cordon, down), "0/2 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }, 1 node(s) were unschedulable."},
+		{"cordoned and not ready", nil, seats(cordon, down), "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
 		{"nodeSelector", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "n2"} }, seats(nil, nil), "n2"},
-		{"nodeSelector that no node has", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }, seats(nil, nil), "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."},
+		{"nodeSelector that no node has", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }, seats(nil, nil), "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
 		{"required node affinity", func(p *corev1.Pod) {
 			p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
 				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpNotIn, Values: []string{"n1"}}}}},
 			}}}
 		}, seats(nil, nil), "n2"},
 		{"a taint", nil, seats(taint("gpu", "yes", corev1.TaintEffectNoSchedule), nil), "n2"},
-		{"a taint everywhere", nil, seats(taint("gpu", "yes", corev1.TaintEffectNoExecute)), "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: yes}."},
+		{"a taint everywhere", nil, seats(taint("gpu", "yes", corev1.TaintEffectNoExecute)), "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{"a preference is no taint", nil, seats(taint("gpu", "yes", corev1.TaintEffectPreferNoSchedule)), "n1"},
 		{"a toleration", func(p *corev1.Pod) {
 			p.Spec.Tolerations = []corev1.Toleration{{Key: "gpu", Value: "yes", Effect: corev1.TaintEffectNoSchedule}}
 		}, seats(taint("gpu", "yes", corev1.TaintEffectNoSchedule)), "n1"},
 		{"a toleration of everything", func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}} }, seats(down), "n1"},
-		{"a toleration of another value", func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Key: "gpu", Value: "no"}} }, seats(taint("gpu", "yes", corev1.TaintEffectNoSchedule)), "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: yes}."},
+		{"a toleration of another value", func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Key: "gpu", Value: "no"}} }, seats(taint("gpu", "yes", corev1.TaintEffectNoSchedule)), "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{"a host port in use", hostPort, func() []*seat {
 			s := seats(nil, nil)()
 			s[0].take(but(busy("a", ""), hostPort))
@@ -82,10 +83,10 @@ func TestAPodGoesWhereItFitsOrIsToldWhyNot(t *testing.T) {
 			s[1].take(busy("c", ""))
 			return s
 		}, "n2"},
-		{"a host port in use everywhere", hostPort, func() []*seat { s := seats(nil)(); s[0].take(but(busy("a", ""), hostPort)); return s }, "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
+		{"a host port in use everywhere", hostPort, func() []*seat { s := seats(nil)(); s[0].take(but(busy("a", ""), hostPort)); return s }, "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{"full", nil, seats(func(n *corev1.Node) {
 			n.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}
-		}), "0/1 nodes are available: 1 Too many pods."},
+		}), "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -94,7 +95,7 @@ func TestAPodGoesWhereItFitsOrIsToldWhyNot(t *testing.T) {
 			if tc.pod != nil {
 				tc.pod(pod)
 			}
-			best, got := place(pod, tc.seats())
+			best, got := place(pod, hall{seats: tc.seats(), labels: func(string) labels.Set { return nil }})
 			if best != nil {
 				got = best.node.Name
 			}
@@ -129,14 +130,14 @@ func TestAStrandedPodIsPlacedWhenANodeOpens(t *testing.T) {
 	n := node("n1")
 	n.Spec.Unschedulable = true
 	c.create(n)
-	if got := scheduled(); got.Message != "0/1 nodes are available: 1 node(s) were unschedulable." {
+	if got := scheduled(); got.Message != "0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling." {
 		t.Errorf("cordoned: got %+v", got)
 	}
 	reasons := map[string]bool{}
 	for _, ev := range list[*corev1.Event](c, api.Events) {
 		reasons[ev.Type+" "+ev.Reason+" "+ev.Message] = true
 	}
-	if !reasons["Warning FailedScheduling 0/1 nodes are available: 1 node(s) were unschedulable."] {
+	if !reasons["Warning FailedScheduling 0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."] {
 		t.Errorf("events: got %v", reasons)
 	}
 	c.write(func(tx *store.Tx) error {
@@ -198,7 +199,7 @@ func TestHostPortsCollideOnTheSameAddressOrOnAll(t *testing.T) {
 		{"TCP/0.0.0.0/80", "UDP/0.0.0.0/80", false},
 		{"TCP/0.0.0.0/80", "TCP/0.0.0.0/8080", false},
 	} {
-		s := &seat{ports: map[string]bool{tc.held: true}}
+		s := &seat{ports: map[string]int{tc.held: 1}}
 		if got := s.holds(tc.asked); got != tc.want {
 			t.Errorf("%s beside %s: got %v, want %v", tc.asked, tc.held, got, tc.want)
 		}
