@@ -95,7 +95,7 @@ func seenAs(t testing.TB, from *netns.NS, to string) string {
 	return string(raw)
 }
 
-// N-1: pods of all nodes reach each other and the nodes by their own addresses; outside reaches nodes only.
+// N-1, N-2: pods of all nodes reach each other and the nodes by their own addresses; outside reaches nodes only.
 func TestTheWireRoutesBetweenPodsAndNodes(t *testing.T) {
 	t.Parallel()
 	f := newWire(t)

@@ -20,6 +20,7 @@ const (
 	prSetDumpable     = 4
 	prSetName         = 15
 	prCapAmbient      = 47
+	keyctlJoinSession = 1
 	// prCapAmbientClearAll is an argument of prCapAmbient.
 	prCapAmbientClearAll = 4
 	capabilityV3         = 0x20080522
@@ -139,6 +140,10 @@ func enter() error {
 func giveUp(drop uint64) error {
 	bound := uint64(kept) &^ drop // what commands can have; this process has to make them whom they should be
 	syscall.Umask(0o022)
+	// Else it would have the keys of whoever started the daemon. A kernel without keys has none to show.
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0); errno != 0 && errno != syscall.ENOSYS {
+		return fault("get a keyring of its own", errno)
+	}
 	if err := prctl(prSetNoNewPrivs, 1); err != nil {
 		return fault("renounce new privileges", err)
 	}
