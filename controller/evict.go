@@ -14,7 +14,8 @@ import (
 
 const (
 	evictionComponent = "taint-eviction-controller"
-	// defaultToleration is how long pods that say nothing stay on a node that is lost; Kubernetes' default.
+	// defaultToleration is how long pods that say nothing stay on a node that is lost; Kubernetes' default, which goes with
+	// defaultNodeGrace.
 	defaultToleration = 300 * time.Second
 )
 
@@ -155,9 +156,9 @@ func stayFor(pod *corev1.Pod, taint corev1.Taint) (time.Duration, bool) {
 
 // tolerateForAWhile lets a pod that says nothing of lost nodes stay on one for a while, as Kubernetes' admission does.
 func (o Config) tolerateForAWhile(pod *corev1.Pod) {
-	after := defaultToleration
-	if o.EvictAfter > 0 {
-		after = o.EvictAfter
+	after := o.EvictAfter
+	if after <= 0 {
+		after = time.Duration(float64(defaultToleration) * o.nodeGrace().Seconds() / defaultNodeGrace.Seconds())
 	}
 	seconds := int64((after + time.Second - 1) / time.Second)
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {

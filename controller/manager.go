@@ -36,7 +36,7 @@ type Config struct {
 	// NodeGrace is how long a node's lease may go without being renewed before the node counts as lost; 0 for 40 s.
 	NodeGrace time.Duration
 	// EvictAfter is for how long pods that say nothing of it tolerate that their node is lost, rounded up to whole seconds; 0 for
-	// 300 s.
+	// what 300 s are to a NodeGrace of 40 s.
 	EvictAfter time.Duration
 }
 

@@ -319,6 +319,13 @@ func TestPodsTolerateALostNodeForAWhile(t *testing.T) {
 	pod.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}}
 	Config{}.tolerateForAWhile(pod)
 	Config{}.tolerateForAWhile(pod)
+	for grace, want := range map[time.Duration]int64{0: 300, 2 * time.Second: 15, time.Millisecond: 1} {
+		p := &corev1.Pod{}
+		Config{NodeGrace: grace}.tolerateForAWhile(p)
+		if got := *p.Spec.Tolerations[0].TolerationSeconds; got != want {
+			t.Errorf("with a grace of %v: got %d s, want %d s", grace, got, want)
+		}
+	}
 	seconds := int64(300)
 	want := []corev1.Toleration{
 		{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists},
