@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -164,7 +165,9 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 }
 
 func (c *Cluster) runRoles(ctx, run context.Context) error {
-	c.manager = controller.New(controller.Config{Store: c.store, Log: c.o.Log, Now: c.o.Now, ClusterDomain: c.o.Config.ClusterDomain})
+	c.manager = controller.New(controller.Config{
+		Store: c.store, Log: c.o.Log, Now: c.o.Now, ClusterDomain: c.o.Config.ClusterDomain, NodeGrace: time.Duration(c.o.Config.NodeGrace),
+	})
 	c.serveNames(run)
 	c.group.Go(func() error { return c.manager.Run(run) })
 
