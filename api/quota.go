@@ -1,10 +1,12 @@
 package api
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	podresource "k8s.io/component-helpers/resource"
 )
 
 // quotaKinds are the kinds that a ResourceQuota counts by a short name of their own.
@@ -13,10 +15,13 @@ var quotaKinds = map[corev1.ResourceName]*Kind{
 }
 
 // QuotaUsed is how much of what a ResourceQuota bounds one object takes; what it does not touch is left out.
-func QuotaUsed(hard corev1.ResourceList, obj Object) corev1.ResourceList {
+func QuotaUsed(spec *corev1.ResourceQuotaSpec, obj Object) corev1.ResourceList {
 	used := corev1.ResourceList{}
+	if !quotaCovers(spec, obj) {
+		return used
+	}
 	add := func(name corev1.ResourceName, q resource.Quantity) {
-		if _, bounded := hard[name]; bounded && !q.IsZero() {
+		if _, bounded := spec.Hard[name]; bounded && !q.IsZero() {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -36,12 +41,11 @@ func QuotaUsed(hard corev1.ResourceList, obj Object) corev1.ResourceList {
 			return used
 		}
 		add(corev1.ResourcePods, one)
-		requests, limits := podResources(&o.Spec)
-		for name, q := range requests {
+		for name, q := range podresource.PodRequests(o, podresource.PodResourcesOptions{}) {
 			add(name, q)
 			add("requests."+name, q)
 		}
-		for name, q := range limits {
+		for name, q := range podresource.PodLimits(o, podresource.PodResourcesOptions{}) {
 			add("limits."+name, q)
 		}
 	case *corev1.Service:
@@ -57,38 +61,81 @@ func QuotaUsed(hard corev1.ResourceList, obj Object) corev1.ResourceList {
 	return used
 }
 
-// podResources is what a pod asks for and may have at most: the sum of its containers, or its greatest init container.
-func podResources(spec *corev1.PodSpec) (requests, limits corev1.ResourceList) {
-	requests, limits = corev1.ResourceList{}, corev1.ResourceList{}
-	sum := func(to, from corev1.ResourceList) {
-		for name, q := range from {
-			total := to[name]
-			total.Add(q)
-			to[name] = total
-		}
+// quotaCovers tells whether an object is within a quota's scopes. Only pods are within any; a quota without scopes covers all.
+func quotaCovers(spec *corev1.ResourceQuotaSpec, obj Object) bool {
+	var scopes []corev1.ScopedResourceSelectorRequirement
+	for _, s := range spec.Scopes {
+		scopes = append(scopes, corev1.ScopedResourceSelectorRequirement{ScopeName: s, Operator: corev1.ScopeSelectorOpExists})
 	}
-	most := func(to, from corev1.ResourceList) {
-		for name, q := range from {
-			if now, ok := to[name]; !ok || q.Cmp(now) > 0 {
-				to[name] = q.DeepCopy()
-			}
-		}
+	if spec.ScopeSelector != nil {
+		scopes = append(scopes, spec.ScopeSelector.MatchExpressions...)
 	}
-	for i := range spec.Containers {
-		sum(requests, spec.Containers[i].Resources.Requests)
-		sum(limits, spec.Containers[i].Resources.Limits)
+	if len(scopes) == 0 {
+		return true
 	}
-	for i := range spec.InitContainers {
-		most(requests, spec.InitContainers[i].Resources.Requests)
-		most(limits, spec.InitContainers[i].Resources.Limits)
+	pod, ok := obj.(*corev1.Pod)
+	return ok && !slices.ContainsFunc(scopes, func(s corev1.ScopedResourceSelectorRequirement) bool { return !inScope(pod, s) })
+}
+
+func inScope(pod *corev1.Pod, s corev1.ScopedResourceSelectorRequirement) bool {
+	ends := pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
+	best := qosClass(&pod.Spec) == corev1.PodQOSBestEffort
+	switch s.ScopeName {
+	case corev1.ResourceQuotaScopeTerminating:
+		return ends
+	case corev1.ResourceQuotaScopeNotTerminating:
+		return !ends
+	case corev1.ResourceQuotaScopeBestEffort:
+		return best
+	case corev1.ResourceQuotaScopeNotBestEffort:
+		return !best
+	case corev1.ResourceQuotaScopePriorityClass:
+		return hasPriority(pod.Spec.PriorityClassName, s)
+	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+		return reachesOut(pod.Spec.Affinity)
 	}
-	return requests, limits
+	return false
+}
+
+func hasPriority(class string, s corev1.ScopedResourceSelectorRequirement) bool {
+	switch s.Operator {
+	case corev1.ScopeSelectorOpExists:
+		return class != ""
+	case corev1.ScopeSelectorOpDoesNotExist:
+		return class == ""
+	case corev1.ScopeSelectorOpIn:
+		return class != "" && slices.Contains(s.Values, class)
+	case corev1.ScopeSelectorOpNotIn:
+		return !slices.Contains(s.Values, class)
+	}
+	return false
+}
+
+// reachesOut tells whether an affinity looks at pods of other namespaces.
+func reachesOut(a *corev1.Affinity) bool {
+	var terms []corev1.PodAffinityTerm
+	var weighted []corev1.WeightedPodAffinityTerm
+	if a != nil && a.PodAffinity != nil {
+		terms = append(terms, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution...)
+		weighted = append(weighted, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution...)
+	}
+	if a != nil && a.PodAntiAffinity != nil {
+		terms = append(terms, a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution...)
+		weighted = append(weighted, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution...)
+	}
+	for _, w := range weighted {
+		terms = append(terms, w.PodAffinityTerm)
+	}
+	return slices.ContainsFunc(terms, func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 }
 
 // QuotaMissing names the amounts that a quota bounds and a pod's containers do not state: such a pod cannot be counted.
-func QuotaMissing(hard corev1.ResourceList, pod *corev1.Pod) []string {
+func QuotaMissing(spec *corev1.ResourceQuotaSpec, pod *corev1.Pod) []string {
+	if !quotaCovers(spec, pod) {
+		return nil
+	}
 	var missing []string
-	for name := range hard {
+	for name := range spec.Hard {
 		what, limit := strings.CutPrefix(string(name), "limits.")
 		what = strings.TrimPrefix(what, "requests.")
 		if what != "cpu" && what != "memory" {
@@ -108,32 +155,37 @@ func QuotaMissing(hard corev1.ResourceList, pod *corev1.Pod) []string {
 	return missing
 }
 
-// ApplyLimits fills in what a LimitRange gives to containers that state nothing.
-func ApplyLimits(l *corev1.LimitRange, pod *corev1.Pod) {
-	for _, item := range l.Spec.Limits {
-		if item.Type != corev1.LimitTypeContainer {
+// QuotaStatus is a quota's status as it should be, with every object of its namespace counted. list hands out the namespace's
+// objects of a kind.
+func QuotaStatus(quota *corev1.ResourceQuota, list func(*Kind) []Object) corev1.ResourceQuotaStatus {
+	used := corev1.ResourceList{}
+	for name := range quota.Spec.Hard {
+		used[name] = *resource.NewQuantity(0, resource.DecimalSI)
+	}
+	for _, k := range Kinds {
+		if !k.Namespaced || k == Events || !quotaCounts(&quota.Spec, k) {
 			continue
 		}
-		for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for i := range containers {
-				r := &containers[i].Resources
-				r.Limits = filled(r.Limits, item.Default)
-				r.Requests = filled(r.Requests, item.DefaultRequest)
+		for _, obj := range list(k) {
+			for name, q := range QuotaUsed(&quota.Spec, obj) {
+				total := used[name]
+				total.Add(q)
+				used[name] = total
 			}
 		}
 	}
+	return corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard.DeepCopy(), Used: used}
 }
 
-// filled is list with what it lacks of defaults.
-func filled(list, defaults corev1.ResourceList) corev1.ResourceList {
-	for name, q := range defaults {
-		if _, ok := list[name]; ok {
-			continue
-		}
-		if list == nil {
-			list = corev1.ResourceList{}
-		}
-		list[name] = q.DeepCopy()
+// quotaCounts tells whether objects of a kind can matter to a quota: all others need not be looked at.
+func quotaCounts(spec *corev1.ResourceQuotaSpec, k *Kind) bool {
+	if k == Pods || k == Services {
+		return true
 	}
-	return list
+	_, counted := spec.Hard[corev1.ResourceName("count/"+k.String())]
+	for name, named := range quotaKinds {
+		_, bounded := spec.Hard[name]
+		counted = counted || bounded && named == k
+	}
+	return counted
 }

@@ -74,6 +74,9 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	if err := s.admitGrant(c, obj, nil); err != nil {
 		return nil, err
 	}
+	if err := s.checkLimits(c, obj); err != nil {
+		return nil, err
+	}
 	for try := 1; ; try++ {
 		base := obj.GetGenerateName()
 		generated := obj.GetName() == "" && base != ""
@@ -123,6 +126,11 @@ func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
 		}
 		if err := tx.Create(fresh); err != nil {
 			return err
+		}
+		if c.kind == api.ResourceQuotas {
+			if err := refreshQuotas(tx, fresh.GetNamespace()); err != nil {
+				return err
+			}
 		}
 		if c.kind == api.ClusterRoles {
 			if err := aggregate(tx); err != nil {

@@ -63,6 +63,11 @@ func deleteOne(tx *store.Tx, kind *api.Kind, name types.NamespacedName, opts sto
 	if err := tx.Delete(kind, name.Namespace, name.Name, opts); err != nil {
 		return nil, nil, err
 	}
+	if kind.Namespaced {
+		if err := refreshQuotas(tx, name.Namespace); err != nil {
+			return nil, nil, err
+		}
+	}
 	if kind == api.ClusterRoles {
 		if err := aggregate(tx); err != nil {
 			return nil, nil, err

@@ -1,13 +1,14 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	amount "k8s.io/apimachinery/pkg/api/resource"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
@@ -29,6 +30,24 @@ func (s *Server) applyLimits(c *call, obj api.Object) error {
 	return nil
 }
 
+// checkLimits refuses a pod that goes against a LimitRange of its namespace.
+func (s *Server) checkLimits(c *call, obj api.Object) error {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	ranges, err := s.store.List(c.r.Context(), api.LimitRanges, store.Query{Namespace: pod.Namespace})
+	if err != nil {
+		return err
+	}
+	for _, l := range ranges.Items {
+		if err := api.CheckLimits(l.(*corev1.LimitRange), pod); err != nil {
+			return forbidden(obj, "%w", err)
+		}
+	}
+	return nil
+}
+
 // admitQuota refuses obj, the successor of old (nil for a new one), when it takes more than a ResourceQuota of its namespace
 // leaves. It counts inside the transaction that writes, so that two writers cannot both take the last of something, and keeps
 // the quota's status in step.
@@ -38,16 +57,16 @@ func admitQuota(tx *store.Tx, obj, old api.Object) error {
 	}
 	for _, q := range tx.List(api.ResourceQuotas, store.Query{Namespace: obj.GetNamespace()}) {
 		quota := q.(*corev1.ResourceQuota)
-		asked := api.QuotaUsed(quota.Spec.Hard, obj)
+		asked := api.QuotaUsed(&quota.Spec, obj)
 		if old != nil {
-			for name, had := range api.QuotaUsed(quota.Spec.Hard, old) {
+			for name, had := range api.QuotaUsed(&quota.Spec, old) {
 				more := asked[name]
 				more.Sub(had)
 				asked[name] = more
 			}
 		}
 		if pod, ok := obj.(*corev1.Pod); ok && old == nil {
-			if missing := api.QuotaMissing(quota.Spec.Hard, pod); len(missing) > 0 {
+			if missing := api.QuotaMissing(&quota.Spec, pod); len(missing) > 0 {
 				slices.Sort(missing)
 				return forbidden(obj, "failed quota: %s: must specify %s", quota.Name, strings.Join(missing, "; "))
 			}
@@ -61,7 +80,7 @@ func admitQuota(tx *store.Tx, obj, old api.Object) error {
 
 // chargeQuota adds what was asked of a quota to what is used, unless that is too much.
 func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, asked corev1.ResourceList) error {
-	used := quotaUsage(tx, quota)
+	used := api.QuotaStatus(quota, within(tx, quota.Namespace)).Used
 	var over []corev1.ResourceName
 	for name, more := range asked {
 		hard, total := quota.Spec.Hard[name], used[name].DeepCopy()
@@ -85,25 +104,82 @@ func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, aske
 	return tx.Update(next)
 }
 
-// quotaUsage counts everything in a quota's namespace.
-func quotaUsage(tx *store.Tx, quota *corev1.ResourceQuota) corev1.ResourceList {
-	used := corev1.ResourceList{}
-	for name := range quota.Spec.Hard {
-		used[name] = *amount.NewQuantity(0, amount.DecimalSI)
-	}
-	for _, k := range api.Kinds {
-		if !k.Namespaced || k == api.Events {
+// refreshQuotas counts again what the ResourceQuotas of a namespace bound.
+func refreshQuotas(tx *store.Tx, namespace string) error {
+	for _, q := range tx.List(api.ResourceQuotas, store.Query{Namespace: namespace}) {
+		quota := q.(*corev1.ResourceQuota)
+		status := api.QuotaStatus(quota, within(tx, namespace))
+		if equality.Semantic.DeepEqual(status, quota.Status) {
 			continue
 		}
-		for _, obj := range tx.List(k, store.Query{Namespace: quota.Namespace}) {
-			for name, q := range api.QuotaUsed(quota.Spec.Hard, obj) {
-				total := used[name]
-				total.Add(q)
-				used[name] = total
-			}
+		next := api.Copy(quota)
+		next.Status = status
+		if err := tx.Update(next); err != nil {
+			return err
 		}
 	}
-	return used
+	return nil
+}
+
+// within lists a namespace's objects.
+func within(tx *store.Tx, namespace string) func(*api.Kind) []api.Object {
+	return func(k *api.Kind) []api.Object { return tx.List(k, store.Query{Namespace: namespace}) }
+}
+
+// Run keeps the status of ResourceQuotas in step with what others than clients of this server write and remove, until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	from := uint64(0)
+	for ctx.Err() == nil {
+		if err := s.keepQuotas(ctx, from); err != nil && ctx.Err() == nil && !apierrors.IsResourceExpired(err) {
+			return fmt.Errorf("keep quotas: %w", err)
+		}
+		from = s.store.Revision()
+	}
+	return nil
+}
+
+// keepQuotas follows the store from a revision on.
+func (s *Server) keepQuotas(ctx context.Context, from uint64) error {
+	var kinds []*api.Kind
+	for _, k := range api.Kinds {
+		if k.Namespaced && k != api.Events {
+			kinds = append(kinds, k)
+		}
+	}
+	if from == 0 {
+		from = s.store.Revision()
+	}
+	watcher, err := s.store.Watch(ctx, from, kinds...)
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	list, err := s.store.List(ctx, api.ResourceQuotas, store.Query{})
+	if err != nil {
+		return err
+	}
+	stale := map[string]bool{}
+	for _, q := range list.Items {
+		stale[q.GetNamespace()] = true
+	}
+	for {
+		for namespace := range stale {
+			if found, err := s.store.List(ctx, api.ResourceQuotas, store.Query{Namespace: namespace}); err != nil || len(found.Items) == 0 {
+				continue
+			}
+			if _, err := s.store.Update(ctx, func(tx *store.Tx) error { return refreshQuotas(tx, namespace) }); err != nil {
+				s.log.Warn("quotas are not up to date", "namespace", namespace, "err", err) // a full disk, say: the next write tries again
+			}
+		}
+		clear(stale)
+		batch, err := watcher.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range batch.Events {
+			stale[e.Object.GetNamespace()] = true
+		}
+	}
 }
 
 func amounts(names []corev1.ResourceName, list corev1.ResourceList) string {

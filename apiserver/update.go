@@ -96,15 +96,21 @@ func (s *Server) put(tx *store.Tx, c *call, wanted, now api.Object) error {
 			return err
 		}
 	}
-	if c.sub == "" && c.kind == api.Services {
+	if c.sub == "" && c.kind == api.Services || c.sub == "resize" {
 		if err := admitQuota(tx, wanted, now); err != nil {
 			return err
 		}
 	}
-	if err := tx.Update(wanted); err != nil || c.kind != api.ClusterRoles {
+	if err := tx.Update(wanted); err != nil {
 		return err
 	}
-	return aggregate(tx)
+	switch {
+	case c.kind == api.ClusterRoles:
+		return aggregate(tx)
+	case c.kind == api.ResourceQuotas && c.sub == "":
+		return refreshQuotas(tx, wanted.GetNamespace())
+	}
+	return nil
 }
 
 // prepare makes the object that is to replace now: next's result with what the server fills in, checked.
@@ -147,7 +153,7 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 		if errs := api.ValidateResize(pod, now.(*corev1.Pod)); len(errs) > 0 {
 			return nil, api.Invalid(c.kind, c.name, errs)
 		}
-		return pod, nil
+		return pod, s.checkLimits(c, pod)
 	case "finalize":
 		finalizers := obj.(*corev1.Namespace).Spec.Finalizers
 		obj = api.Copy(now)
