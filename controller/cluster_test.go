@@ -34,12 +34,20 @@ type testCluster struct {
 // newCluster starts a cluster with namespaces default and dev and these nodes. At its end the invariants hold.
 func newCluster(t *testing.T, nodes ...string) *testCluster {
 	t.Helper()
+	return newClusterOf(t, Config{}, nodes...)
+}
+
+// newClusterOf is newCluster with a Manager of one's own configuration.
+func newClusterOf(t *testing.T, o Config, nodes ...string) *testCluster {
+	t.Helper()
 	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	c := &testCluster{t: t, ctx: ctx, store: s, manager: New(Config{Store: s}), kubelet: &kubelet{store: s, hold: map[string]bool{}}}
+	c := &testCluster{t: t, ctx: ctx, store: s, kubelet: &kubelet{store: s, hold: map[string]bool{}}}
+	o.Store = s
+	c.manager = New(o)
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := c.manager.Run(ctx); err != nil {

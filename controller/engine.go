@@ -46,7 +46,9 @@ func newEngine(o Config) *engine {
 	e := &engine{o: o, queues: map[controller]*queue{}}
 	e.controllers = []controller{
 		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{},
-		&adoption{}, &replicaSets{}, &deployments{}, newScheduler(), &eventExpiry{}, newEndpoints(),
+		&adoption{}, &replicaSets{}, &deployments{},
+		newLoadBalancers(o.LoadBalancers),
+		newScheduler(), &eventExpiry{}, newEndpoints(),
 	}
 	for _, c := range e.controllers {
 		e.queues[c] = &queue{waiting: map[string]bool{}}

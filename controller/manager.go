@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,9 @@ type Config struct {
 	// EvictAfter is for how long pods that say nothing of it tolerate that their node is lost, rounded up to whole seconds; 0 for
 	// what 300 s are to a NodeGrace of 40 s.
 	EvictAfter time.Duration
+	// LoadBalancers are the ranges that Services of type LoadBalancer get their addresses from, at most one address of each
+	// family for each Service. Without any, such Services stay pending.
+	LoadBalancers []netip.Prefix
 }
 
 // Manager runs every controller.
