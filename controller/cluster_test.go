@@ -294,7 +294,7 @@ func (k *kubelet) run(ctx context.Context, w store.Watcher) {
 // see does a kubelet's work on one pod; what another has done meanwhile is no error.
 func (k *kubelet) see(ctx context.Context, pod *corev1.Pod) {
 	switch {
-	case pod.Spec.NodeName == "":
+	case pod.Spec.NodeName == "" || podEnded(pod) && pod.DeletionTimestamp == nil:
 	case pod.DeletionTimestamp != nil:
 		if !k.held(holdEnds) {
 			_, _ = k.store.Update(ctx, func(tx *store.Tx) error { return tx.Remove(pod) })

@@ -47,7 +47,7 @@ func newEngine(o Config) *engine {
 	e.controllers = []controller{
 		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{},
 		&adoption{}, &replicaSets{}, &deployments{},
-		newLoadBalancers(o.LoadBalancers),
+		newLoadBalancers(o.LoadBalancers), newJobs(),
 		newScheduler(), &eventExpiry{}, newEndpoints(),
 	}
 	for _, c := range e.controllers {

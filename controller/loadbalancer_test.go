@@ -135,7 +135,9 @@ func TestExhaustedLoadBalancerAddressesAreToldAndWaitedFor(t *testing.T) {
 func TestLoadBalancerAddressesAreOfBothFamiliesAndOutliveARestart(t *testing.T) {
 	t.Parallel()
 	c := balancedCluster(t, "172.31.0.0/24", "fd31::/112")
-	both := func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol} }
+	both := func(s *corev1.Service) {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}
+	}
 	c.create(balancing("gone"))
 	c.create(balancing("dual", both))
 	c.create(balancing("byhand"))

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -120,7 +119,7 @@ func release[T api.Object](t *turn, obj T, owner api.Object) error {
 
 func (c *replicaSets) make(t *turn, rs *appsv1.ReplicaSet, missing int) error {
 	for range min(missing, burst) {
-		pod := newPod(rs)
+		pod := podFrom(&rs.Spec.Template, rs)
 		if err := t.create(pod); err != nil {
 			return err
 		}
@@ -132,17 +131,20 @@ func (c *replicaSets) make(t *turn, rs *appsv1.ReplicaSet, missing int) error {
 	return nil
 }
 
-// newPod is the pod that a ReplicaSet's template describes, as complete as if it had come through the API server: kubectl reads
-// it, fills in the defaults and sends it back, and no field may seem to have changed.
-func newPod(rs *appsv1.ReplicaSet) *corev1.Pod {
-	template := rs.Spec.Template.DeepCopy()
+// podFrom is the pod that an owner's template describes, as complete as if it had come through the API server: kubectl reads
+// it, fills in the defaults and sends it back, and no field may seem to have changed. edit has its way before that.
+func podFrom(template *corev1.PodTemplateSpec, owner api.Object, edit ...func(*corev1.Pod)) *corev1.Pod {
+	template = template.DeepCopy()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: rs.Namespace, GenerateName: rs.Name + "-",
-			Labels: maps.Clone(template.Labels), Annotations: maps.Clone(template.Annotations), Finalizers: template.Finalizers,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, api.ReplicaSets.GroupVersionKind())},
+			Namespace: owner.GetNamespace(), GenerateName: owner.GetName() + "-",
+			Labels: template.Labels, Annotations: template.Annotations, Finalizers: template.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, api.KindOf(owner).GroupVersionKind())},
 		},
 		Spec: template.Spec,
+	}
+	for _, fn := range edit {
+		fn(pod)
 	}
 	api.Default(pod)
 	api.PrepareForCreate(pod)

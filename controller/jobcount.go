@@ -1,0 +1,285 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/api"
+)
+
+// verdict is how a Job ends, and why.
+type verdict struct {
+	failed          bool
+	reason, message string
+}
+
+func suspended(job *batchv1.Job) bool { return job.Spec.Suspend != nil && *job.Spec.Suspend }
+
+func indexed(job *batchv1.Job) bool {
+	return job.Spec.CompletionMode != nil && *job.Spec.CompletionMode == batchv1.IndexedCompletion && job.Spec.Completions != nil
+}
+
+func jobEnded(s batchv1.JobStatus) bool {
+	return slices.ContainsFunc(s.Conditions, func(c batchv1.JobCondition) bool {
+		return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
+	})
+}
+
+func jobCondition(s *batchv1.JobStatus, kind batchv1.JobConditionType) *batchv1.JobCondition {
+	for i := range s.Conditions {
+		if s.Conditions[i].Type == kind {
+			return &s.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// set files a condition; its times move only with what it says.
+func (r *run) set(kind batchv1.JobConditionType, status corev1.ConditionStatus, reason, message string) {
+	now := metav1.NewTime(r.now.Truncate(time.Second))
+	next := batchv1.JobCondition{Type: kind, Status: status, Reason: reason, Message: message, LastProbeTime: now, LastTransitionTime: now}
+	switch old := jobCondition(r.status, kind); {
+	case old == nil:
+		r.status.Conditions = append(r.status.Conditions, next)
+	case old.Status != status || old.Reason != reason:
+		*old = next
+	}
+}
+
+// count adds the newly ended pods to the status. It returns a verdict when a pod's failure ends the whole Job.
+func (r *run) count() (v *verdict) {
+	completed := indexesOf(r.status.CompletedIndexes)
+	failed := map[int]bool{}
+	if r.status.FailedIndexes != nil {
+		failed = indexesOf(*r.status.FailedIndexes)
+	}
+	for _, pod := range r.ended {
+		index, ok := indexOf(pod)
+		if indexed(r.job) && (!ok || index >= int(*r.job.Spec.Completions)) {
+			continue
+		}
+		if pod.Status.Phase == corev1.PodSucceeded {
+			completed[index] = true
+			r.status.Succeeded++
+			continue
+		}
+		action, why := r.policy(pod)
+		if action == batchv1.PodFailurePolicyActionIgnore {
+			continue
+		}
+		r.status.Failed++
+		r.failedNow++
+		if action == batchv1.PodFailurePolicyActionFailJob && v == nil {
+			v = &verdict{true, batchv1.JobReasonPodFailurePolicy, why}
+		}
+		if limit := r.job.Spec.BackoffLimitPerIndex; limit != nil && (action == batchv1.PodFailurePolicyActionFailIndex || failureCount(pod)+1 > *limit) {
+			failed[index] = true
+		}
+	}
+	if !indexed(r.job) {
+		return v
+	}
+	r.status.Succeeded = int32(len(completed))
+	r.status.CompletedIndexes = printIndexes(completed)
+	if r.job.Spec.BackoffLimitPerIndex != nil {
+		text := printIndexes(failed)
+		r.status.FailedIndexes = &text
+	}
+	return v
+}
+
+// judge tells how the Job ends, if it does now. A verdict once begun stands.
+func (r *run) judge() *verdict {
+	if c := jobCondition(r.status, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
+		return &verdict{true, c.Reason, c.Message}
+	}
+	if c := jobCondition(r.status, batchv1.JobSuccessCriteriaMet); c != nil && c.Status == corev1.ConditionTrue {
+		return &verdict{false, c.Reason, c.Message}
+	}
+	spec := &r.job.Spec
+	if limit := int(wantedOr(spec.BackoffLimit, 6)); int(r.status.Failed) > limit || r.restarts(limit) {
+		return &verdict{true, batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit"}
+	}
+	if at, ok := r.deadline(); ok && !at.After(r.now) && !suspended(r.job) {
+		return &verdict{true, batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline"}
+	}
+	if v := r.failedByIndex(); v != nil {
+		return v
+	}
+	if v := r.successPolicy(); v != nil {
+		return v
+	}
+	reached := &verdict{false, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods"}
+	switch {
+	case spec.Completions == nil:
+		if r.status.Succeeded > 0 && len(r.active)+len(r.terminating) == 0 {
+			return reached
+		}
+	case r.status.Succeeded >= *spec.Completions:
+		return reached
+	}
+	return nil
+}
+
+func wantedOr(n *int32, otherwise int32) int32 {
+	if n == nil {
+		return otherwise
+	}
+	return *n
+}
+
+// restarts tells that pods which are restarted in place have been so more often than the limit.
+func (r *run) restarts(limit int) bool {
+	if r.job.Spec.Template.Spec.RestartPolicy != corev1.RestartPolicyOnFailure {
+		return false
+	}
+	n := 0
+	for _, pod := range r.active {
+		for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+			for _, s := range statuses {
+				n += int(s.RestartCount)
+			}
+		}
+	}
+	return n > 0 && n >= limit
+}
+
+// deadline is when the Job must have ended.
+func (r *run) deadline() (time.Time, bool) {
+	if r.job.Spec.ActiveDeadlineSeconds == nil || r.status.StartTime == nil {
+		return time.Time{}, false
+	}
+	return r.status.StartTime.Add(time.Duration(*r.job.Spec.ActiveDeadlineSeconds) * time.Second), true
+}
+
+func (r *run) failedByIndex() *verdict {
+	if r.status.FailedIndexes == nil {
+		return nil
+	}
+	failed := int32(len(indexesOf(*r.status.FailedIndexes)))
+	if most := r.job.Spec.MaxFailedIndexes; most != nil && failed > *most {
+		return &verdict{true, batchv1.JobReasonMaxFailedIndexesExceeded, "Job has exceeded the specified maximal number of failed indexes"}
+	}
+	if failed > 0 && failed+r.status.Succeeded >= *r.job.Spec.Completions {
+		return &verdict{true, batchv1.JobReasonFailedIndexes, "Job has failed indexes"}
+	}
+	return nil
+}
+
+// successPolicy tells that enough indexes have succeeded, though not all.
+func (r *run) successPolicy() *verdict {
+	if r.job.Spec.SuccessPolicy == nil || !indexed(r.job) {
+		return nil
+	}
+	done := indexesOf(r.status.CompletedIndexes)
+	for i, rule := range r.job.Spec.SuccessPolicy.Rules {
+		among := done
+		want := len(done) + 1
+		if rule.SucceededIndexes != nil {
+			listed := indexesOf(*rule.SucceededIndexes)
+			want = len(listed)
+			among = map[int]bool{}
+			for n := range listed {
+				if done[n] {
+					among[n] = true
+				}
+			}
+		}
+		if rule.SucceededCount != nil {
+			want = int(*rule.SucceededCount)
+		}
+		if len(among) >= want {
+			return &verdict{false, batchv1.JobReasonSuccessPolicy, fmt.Sprintf("Matched rules at index %d", i)}
+		}
+	}
+	return nil
+}
+
+// policy is what the Job's rules make of a failed pod: the first that matches, else its failure counts.
+func (r *run) policy(pod *corev1.Pod) (batchv1.PodFailurePolicyAction, string) {
+	if r.job.Spec.PodFailurePolicy == nil {
+		return batchv1.PodFailurePolicyActionCount, ""
+	}
+	for i, rule := range r.job.Spec.PodFailurePolicy.Rules {
+		if rule.OnExitCodes != nil {
+			if s, ok := exited(pod, rule.OnExitCodes); ok {
+				return rule.Action, fmt.Sprintf("Container %s for pod %s failed with exit code %d matching %v rule at index %d",
+					s.Name, api.Name(pod), s.State.Terminated.ExitCode, rule.Action, i)
+			}
+		}
+		for _, want := range rule.OnPodConditions {
+			if c := podCondition(pod, want.Type); c != nil && c.Status == want.Status {
+				return rule.Action, fmt.Sprintf("Pod %s has condition %v matching %v rule at index %d", api.Name(pod), want.Type, rule.Action, i)
+			}
+		}
+	}
+	return batchv1.PodFailurePolicyActionCount, ""
+}
+
+// exited finds a container whose exit code a rule names.
+func exited(pod *corev1.Pod, rule *batchv1.PodFailurePolicyOnExitCodesRequirement) (corev1.ContainerStatus, bool) {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if s.State.Terminated == nil || s.State.Terminated.ExitCode == 0 || rule.ContainerName != nil && *rule.ContainerName != s.Name {
+			continue
+		}
+		if slices.Contains(rule.Values, s.State.Terminated.ExitCode) == (rule.Operator == batchv1.PodFailurePolicyOnExitCodesOpIn) {
+			return s, true
+		}
+	}
+	return corev1.ContainerStatus{}, false
+}
+
+func indexOf(pod *corev1.Pod) (int, bool) {
+	n, err := strconv.Atoi(pod.Annotations[batchv1.JobCompletionIndexAnnotation])
+	return n, err == nil && n >= 0
+}
+
+// indexesOf reads "0,2-4"; what is not of that form is left out.
+func indexesOf(text string) map[int]bool {
+	set := map[int]bool{}
+	for part := range strings.SplitSeq(text, ",") {
+		from, to, ranged := strings.Cut(part, "-")
+		first, err := strconv.Atoi(from)
+		last := first
+		if ranged && err == nil {
+			last, err = strconv.Atoi(to)
+		}
+		for i := first; err == nil && i <= last; i++ {
+			set[i] = true
+		}
+	}
+	return set
+}
+
+// printIndexes is indexesOf backwards; from three in a row on as a range, as Kubernetes writes it.
+func printIndexes(set map[int]bool) string {
+	all := make([]int, 0, len(set))
+	for i := range set {
+		all = append(all, i)
+	}
+	slices.Sort(all)
+	var parts []string
+	for i := 0; i < len(all); {
+		j := i
+		for j+1 < len(all) && all[j+1] == all[j]+1 {
+			j++
+		}
+		switch {
+		case j == i:
+			parts = append(parts, strconv.Itoa(all[i]))
+		case j == i+1:
+			parts = append(parts, strconv.Itoa(all[i]), strconv.Itoa(all[j]))
+		default:
+			parts = append(parts, fmt.Sprintf("%d-%d", all[i], all[j]))
+		}
+		i = j + 1
+	}
+	return strings.Join(parts, ",")
+}
