@@ -34,10 +34,10 @@ var errStale = errors.New("the object has been modified; please apply your chang
 // Tx is one Update's view: the newest state and what the Update itself has written. It must not outlive the function. Its
 // writes copy the object they are given and fill in, in the caller's, what the store decides (resourceVersion, uid, ...).
 type Tx struct {
-	state  *state
-	cloned map[*api.Kind]bool
-	writes []write
-	now    func() time.Time
+	state     *state
+	cloned    map[*api.Kind]bool
+	writes    []write
+	now       func() time.Time
 	meanwhile func() // or nil
 }
 
