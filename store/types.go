@@ -49,6 +49,8 @@ type List struct {
 type Batch struct {
 	Events   []Event
 	Revision uint64
+	// Fresh says that Events is all that exists, as Added: what was seen before is to be forgotten. Only Follow sets it.
+	Fresh bool
 }
 
 // Reader is how every role sees the cluster. The store satisfies it in process.
