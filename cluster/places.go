@@ -3,10 +3,12 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
 	"kubarium.dev/apiserver"
@@ -28,6 +30,16 @@ func (c *Cluster) Dialer(place, namespace string) (node.DialFunc, error) {
 		return nil, err
 	}
 	return ns.DialContext, nil
+}
+
+// Listen listens at a place of Dialer's, as net.Listen does: a test's own server where pods, nodes or outside reach it. ctx bounds the
+// call only.
+func (c *Cluster) Listen(ctx context.Context, place, network, address string) (net.Listener, error) {
+	ns, err := c.namespace(place, metav1.NamespaceDefault)
+	if err != nil {
+		return nil, err
+	}
+	return ns.Listen(ctx, network, address)
 }
 
 func (c *Cluster) namespace(place, namespace string) (*netns.NS, error) {
