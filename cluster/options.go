@@ -167,18 +167,8 @@ func (c *Config) setDefaults() error {
 			return fmt.Errorf("configuration: images[%d].image is missing", i)
 		}
 	}
-	if len(c.Nodes) > maxNodes {
-		return fmt.Errorf("configuration: nodes: %d nodes are more than %d", len(c.Nodes), maxNodes)
-	}
-	seen := map[string]bool{}
-	for i, n := range c.Nodes {
-		if msgs := validation.IsDNS1123Label(n.Name); len(msgs) > 0 {
-			return fmt.Errorf("configuration: nodes[%d].name %q: %s", i, n.Name, msgs[0])
-		}
-		if seen[n.Name] {
-			return fmt.Errorf("configuration: nodes[%d].name %q is there twice", i, n.Name)
-		}
-		seen[n.Name] = true
+	if err := c.checkNodes(); err != nil {
+		return err
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
@@ -205,6 +195,23 @@ func (c *Config) setDefaults() error {
 		return err
 	}
 	return c.Networks.setDefaults()
+}
+
+func (c *Config) checkNodes() error {
+	if len(c.Nodes) > maxNodes {
+		return fmt.Errorf("configuration: nodes: %d nodes are more than %d", len(c.Nodes), maxNodes)
+	}
+	seen := map[string]bool{}
+	for i, n := range c.Nodes {
+		if msgs := validation.IsDNS1123Label(n.Name); len(msgs) > 0 {
+			return fmt.Errorf("configuration: nodes[%d].name %q: %s", i, n.Name, msgs[0])
+		}
+		if seen[n.Name] {
+			return fmt.Errorf("configuration: nodes[%d].name %q is there twice", i, n.Name)
+		}
+		seen[n.Name] = true
+	}
+	return nil
 }
 
 func (n *Networks) setDefaults() error {
