@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -39,6 +40,11 @@ func (c *adoption) touched(t *turn, ev store.Event) {
 		}
 		if ev.Type == store.Added {
 			fosters(c, t, orphanPod, query[*corev1.Pod](t, api.Pods, matching(obj.Namespace, obj.Spec.Selector)))
+		}
+	case *appsv1.DaemonSet, *appsv1.StatefulSet:
+		if ev.Type == store.Added {
+			selector := podSelector(nil)(obj)
+			fosters(c, t, orphanPod, query[*corev1.Pod](t, api.Pods, matching(obj.GetNamespace(), selector)))
 		}
 	case *appsv1.Deployment:
 		if ev.Type == store.Added {
@@ -82,13 +88,44 @@ func (c *adoption) reconcile(t *turn, name string) error {
 		if !ok || !podActive(pod) {
 			return nil
 		}
-		return adopt(t, pod, api.ReplicaSets, func(o api.Object) *metav1.LabelSelector { return o.(*appsv1.ReplicaSet).Spec.Selector })
+		for _, kind := range []*api.Kind{api.ReplicaSets, api.DaemonSets, api.StatefulSets, api.Jobs} {
+			if err := adopt(t, pod, kind, podSelector(pod)); err != nil {
+				return err
+			}
+			if pod, ok = find[*corev1.Pod](t, api.Pods, namespace, plain); !ok {
+				return nil
+			}
+		}
+		return nil
 	}
 	rs, ok := find[*appsv1.ReplicaSet](t, api.ReplicaSets, namespace, plain)
 	if !ok {
 		return nil
 	}
 	return adopt(t, rs, api.Deployments, func(o api.Object) *metav1.LabelSelector { return o.(*appsv1.Deployment).Spec.Selector })
+}
+
+// podSelector is how a set of any kind selects its pods. A StatefulSet takes only a pod that has one of its names, and any if pod
+// is nil; a selector of nil matches nothing.
+func podSelector(pod *corev1.Pod) func(api.Object) *metav1.LabelSelector {
+	return func(set api.Object) *metav1.LabelSelector {
+		switch s := set.(type) {
+		case *appsv1.ReplicaSet:
+			return s.Spec.Selector
+		case *appsv1.DaemonSet:
+			return s.Spec.Selector
+		case *batchv1.Job:
+			return s.Spec.Selector
+		case *appsv1.StatefulSet:
+			if pod == nil {
+				return s.Spec.Selector
+			}
+			if _, ok := numberOf(s.Name, pod.Name); ok {
+				return s.Spec.Selector
+			}
+		}
+		return nil
+	}
 }
 
 // adopt gives obj, if it is still an orphan, to the first of kind whose selector matches.

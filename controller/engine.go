@@ -47,7 +47,7 @@ func newEngine(o Config) *engine {
 	e.controllers = []controller{
 		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{},
 		&adoption{}, &replicaSets{}, &deployments{},
-		newLoadBalancers(o.LoadBalancers), newJobs(),
+		newLoadBalancers(o.LoadBalancers), newJobs(), newDaemonSets(), &statefulSets{},
 		newScheduler(), &eventExpiry{}, newEndpoints(),
 	}
 	for _, c := range e.controllers {
