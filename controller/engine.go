@@ -45,7 +45,7 @@ type span struct{ first, last uint64 }
 func newEngine(o Config) *engine {
 	e := &engine{o: o, queues: map[controller]*queue{}}
 	e.controllers = []controller{
-		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{},
+		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{}, newDisruptions(), &accounts{}, newQuotas(),
 		&adoption{}, &replicaSets{}, &deployments{},
 		newLoadBalancers(o.LoadBalancers), newJobs(), newDaemonSets(), &statefulSets{},
 		newScheduler(), &eventExpiry{}, newEndpoints(),

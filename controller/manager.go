@@ -42,6 +42,10 @@ type Config struct {
 	// LoadBalancers are the ranges that Services of type LoadBalancer get their addresses from, at most one address of each
 	// family for each Service. Without any, such Services stay pending.
 	LoadBalancers []netip.Prefix
+	// RootCA is the certificate, in PEM, that pods are to trust: each namespace has it in the ConfigMap kube-root-ca.crt. "" for none.
+	RootCA string
+	// MountTokens gives every pod that a controller makes the volume with its ServiceAccount's token, as the API server's does.
+	MountTokens bool
 }
 
 // Manager runs every controller.

@@ -88,6 +88,7 @@ func (t *turn) create(obj api.Object) error {
 			return errTerminating
 		}
 	}
+	t.admit(obj)
 	if err := t.tx.Create(obj); err != nil {
 		return err
 	}
