@@ -169,7 +169,9 @@ func (sc scenario) run(t *testing.T) error {
 	}
 	for i := range sc.writers {
 		r := rand.New(rand.NewPCG(sc.seed, uint64(1000+i)))
-		writing.Go(func() { failures <- scribble(ctx, clients[i%2], r, sc.writes, func() { tr.progress.Wait(ctx, c.store.Revision()) }) })
+		writing.Go(func() {
+			failures <- scribble(ctx, clients[i%2], r, sc.writes, func() { tr.progress.Wait(ctx, c.store.Revision()) })
+		})
 	}
 	writing.Wait()
 	_, err = clients[0].Create(ctx, configMap("end", map[string]string{"colour": "red"}), metav1.CreateOptions{})
@@ -397,4 +399,3 @@ func (w *witness) check(tr *truth) error {
 	}
 	return nil
 }
-

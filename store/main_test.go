@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,16 +12,15 @@ import (
 	"kubarium.dev/store"
 )
 
-// kills is how often the durability test kills its writer; CI and soak ask for more.
-var kills = flag.Int("kills", 20, "how often a writing process is killed")
-
 // TestMain is also the program the durability tests run as a child.
 func TestMain(m *testing.M) {
 	switch path := os.Getenv("STORE_TEST_FILE"); os.Getenv("STORE_TEST_CHILD") {
 	case "writer":
 		os.Exit(childWriter(path))
-	case "fulldisk":
-		os.Exit(childFullDisk(path))
+	case "limit":
+		os.Exit(childFullDisk(path, limited))
+	case "tmpfs":
+		os.Exit(childOnTmpfs(path))
 	}
 	os.Exit(m.Run())
 }
