@@ -172,8 +172,8 @@ func TestARolloutAndItsUndoLoseNoRequest(t *testing.T) {
 	}
 }
 
-// P-28: the address that a Service of type LoadBalancer is given answers on each node.
-func TestALoadBalancersAddressAnswersOnEachNode(t *testing.T) {
+// P-28: the address that a Service of type LoadBalancer is given answers in the pods of each node.
+func TestALoadBalancersAddressAnswersFromAPodOnEachNode(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, cluster.Options{})
 	c.Apply(web("shop", "v1", 2) + strings.Replace(shop, "type: NodePort", "type: LoadBalancer", 1))
@@ -182,7 +182,8 @@ func TestALoadBalancersAddressAnswersOnEachNode(t *testing.T) {
 	if err != nil || len(svc.Status.LoadBalancer.Ingress) != 1 {
 		t.Fatalf("status: got %+v, %v, want one address", svc.Status, err)
 	}
-	for _, place := range []string{"node/n1", "node/n2"} {
+	for _, pod := range pods(t, c, "default") {
+		place := "pod/default/" + pod.Name
 		if a := ask(t, c.HTTP(place), "http://"+svc.Status.LoadBalancer.Ingress[0].IP+"/"); a.Pod == "" {
 			t.Errorf("answer on %s: got %+v", place, a)
 		}
