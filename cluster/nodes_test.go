@@ -8,6 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/api"
 	"kubarium.dev/cluster"
@@ -168,4 +172,58 @@ func TestARemovedNodesPodsAreReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Until("four pods serve on n1", func() bool { return slices.Equal(serving(t, c), []string{"n1", "n1", "n1", "n1"}) })
+}
+
+// N-3: drain asks the API to evict, and the budget's answer is its status: with none to spare it is refused, with one it is not.
+func TestABudgetHoldsADrainBackUntilOneMayGo(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, cluster.Options{})
+	c.Apply(web("shop", "v1", 2) + `
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: shop}
+spec: {maxUnavailable: 0, selector: {matchLabels: {app: shop}}}
+---
+`)
+	c.Ready("default", 2)
+	allowed := func() int32 {
+		b, err := c.Client.PolicyV1().PodDisruptionBudgets("default").Get(t.Context(), "shop", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Status.DisruptionsAllowed
+	}
+	evict := func() error {
+		victim := pods(t, c, "default")[0]
+		return c.Client.PolicyV1().Evictions("default").Evict(t.Context(), &policyv1.Eviction{
+			ObjectMeta: metav1.ObjectMeta{Namespace: victim.Namespace, Name: victim.Name},
+		})
+	}
+	if n, err := allowed(), evict(); n != 0 || !apierrors.IsTooManyRequests(err) {
+		t.Errorf("%d may go, and an eviction is answered with %v", n, err)
+	}
+	_, err := c.Client.PolicyV1().PodDisruptionBudgets("default").Patch(
+		t.Context(), "shop", types.MergePatchType, []byte(`{"spec":{"maxUnavailable":1}}`), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Until("one may go", func() bool { return allowed() == 1 })
+	if err := evict(); err != nil {
+		t.Error(err)
+	}
+	c.Ready("default", 2)
+	c.Until("one may go again", func() bool { return allowed() == 1 })
+}
+
+// A-2: each namespace trusts the certificate that the API shows.
+func TestEachNamespaceHasTheCertificate(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, cluster.Options{Nodes: 1})
+	c.Apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: late}\n---\n")
+	for _, ns := range []string{"default", "kube-system", "late"} {
+		c.Until("the certificate is in "+ns, func() bool {
+			cm, err := store.Get[*corev1.ConfigMap](c.Store(), api.ConfigMaps, ns, api.RootCA)
+			return err == nil && cm.Data["ca.crt"] == string(c.REST.CAData)
+		})
+	}
 }
