@@ -182,6 +182,13 @@ func (c *replicaSets) report(t *turn, rs *appsv1.ReplicaSet, pods []*corev1.Pod)
 	status := appsv1.ReplicaSetStatus{
 		Replicas: int32(len(pods)), ObservedGeneration: rs.Generation, Conditions: rs.Status.Conditions,
 	}
+	var terminating int32
+	for _, pod := range owned[*corev1.Pod](t, api.Pods, rs) {
+		if pod.DeletionTimestamp != nil && !podEnded(pod) {
+			terminating++
+		}
+	}
+	status.TerminatingReplicas = &terminating
 	template := labels.SelectorFromValidatedSet(rs.Spec.Template.Labels)
 	for _, pod := range pods {
 		if template.Matches(labels.Set(pod.Labels)) {

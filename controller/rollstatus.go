@@ -29,7 +29,10 @@ func planStatus(r rollout, now time.Time) appsv1.DeploymentStatus {
 	for _, c := range d.Status.Conditions {
 		s.Conditions = append(s.Conditions, *c.DeepCopy())
 	}
+	var terminating int32
+	s.TerminatingReplicas = &terminating
 	for _, rs := range r.all() {
+		terminating += wantedOr(rs.Status.TerminatingReplicas, 0)
 		s.Replicas += rs.Status.Replicas
 		s.ReadyReplicas += rs.Status.ReadyReplicas
 		s.AvailableReplicas += rs.Status.AvailableReplicas
