@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,5 +165,72 @@ func TestTheNodesLeaseIsTheConfigurations(t *testing.T) {
 		if _, err := (cluster.Options{StateDir: "/x", Config: bad}).WithDefaults(); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
+	}
+}
+
+// N-2: pods on different nodes see each other's own addresses; a client outside reaches the nodes' and the load balancers' addresses,
+// and neither pods nor ClusterIPs. N-14: /headers and / tell who asks.
+func TestPodsReachEachOtherUntranslatedAndOutsideReachesNodesOnly(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, cluster.Options{})
+	c.Apply(on("n1", "n2") + `
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {type: LoadBalancer, selector: {app: shop}, ports: [{port: 80, nodePort: 30123}]}
+`)
+	c.Ready("default", 2)
+	var svc *corev1.Service
+	c.Until("a load-balancer address", func() bool {
+		var err error
+		svc, err = store.Get[*corev1.Service](c.Store(), api.Services, "default", "shop")
+		return err == nil && len(svc.Status.LoadBalancer.Ingress) > 0
+	})
+	c.Programmed()
+	from, _, _ := strings.Cut(addressOf(t, c, "web-n1"), ":")
+	resp, err := c.HTTP("pod/web-n1").Get("http://" + addressOf(t, c, "web-n2") + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "\nclient: "+from+":") {
+		t.Errorf("asked by %s, the other pod says %q %v", from, body, err)
+	}
+	for address, want := range map[string]bool{
+		"172.30.0.11:30123":                           true,
+		"172.30.0.12:30123":                           true,
+		svc.Status.LoadBalancer.Ingress[0].IP + ":80": true,
+		addressOf(t, c, "web-n1"):                     false,
+		addressOf(t, c, "web-n2"):                     false,
+		svc.Spec.ClusterIP + ":80":                    false,
+	} {
+		if got := reaches(t, c, "outside", address); got != want {
+			t.Errorf("outside to %s: %v, want %v", address, got, want)
+		}
+	}
+}
+
+// N-16, issue C: a loss of power is told, and every pod keeps its name and address: the cluster's own restart.
+func TestPodsKeepTheirAddressesThroughARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	addresses := map[string]string{}
+	for round := range 2 {
+		t.Run(fmt.Sprint("run ", round+1), func(t *testing.T) {
+			c := clustertest.Start(t, cluster.Options{StateDir: dir})
+			if round == 0 {
+				c.Apply(web("shop", "v1", 6))
+			}
+			c.Ready("default", 6)
+			for _, pod := range pods(t, c, "default") {
+				switch s := pod.Status.ContainerStatuses[0]; {
+				case round == 0:
+					addresses[pod.Name] = pod.Status.PodIP
+				case addresses[pod.Name] != pod.Status.PodIP || s.RestartCount != 1:
+					t.Errorf("%s is at %s with %d restarts, was at %s", pod.Name, pod.Status.PodIP, s.RestartCount, addresses[pod.Name])
+				}
+			}
+		})
 	}
 }

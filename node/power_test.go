@@ -185,3 +185,40 @@ func TestAMachineThatIsRemovedLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// N-2, N-3: outside reaches the load balancers' addresses by a machine that lives.
+func TestALivingMachineSpeaksForTheLoadBalancers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	b.second()
+	speaker := func() string {
+		routes, err := b.fabric.outside.netlink.RouteList(nil, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if r.Dst != nil && r.Dst.String() == "172.31.0.0/24" {
+				return r.Gw.String()
+			}
+		}
+		return ""
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"at the beginning", func() error { return nil }, "172.30.0.11"},
+		{"without n1", b.Stop, "172.30.0.12"},
+		{"with n2 cut off", func() error { return b.fabric.Partition("n2") }, ""},
+		{"with n2 alone", b.fabric.Heal, "172.30.0.12"},
+		{"with both", b.Start, "172.30.0.11"},
+	} {
+		if err := step.do(); err != nil {
+			t.Errorf("%s: %v", step.what, err)
+		}
+		if got := speaker(); got != step.want {
+			t.Errorf("%s: got %q, want %q", step.what, got, step.want)
+		}
+	}
+}

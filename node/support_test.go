@@ -127,7 +127,7 @@ func (b *bench) boot() {
 	b.t.Helper()
 	f, err := NewFabric(b.t.Context(), FabricConfig{
 		Nodes: netip.MustParsePrefix("172.30.0.0/24"), Services: netip.MustParsePrefix("10.96.0.0/16"),
-		DNS: b.cfg.ClusterDNS, Log: b.cfg.Log,
+		DNS: b.cfg.ClusterDNS, LoadBalancers: netip.MustParsePrefix("172.31.0.0/24"), Log: b.cfg.Log,
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -15,16 +15,18 @@ import (
 	"kubarium.dev/node/netns"
 )
 
-// FabricConfig says which addresses are in use on the wire. All but Log are needed.
+// FabricConfig says which addresses are in use on the wire. All but Log and LoadBalancers are needed.
 type FabricConfig struct {
 	Nodes    netip.Prefix // the machines' range; its first address is outside's
 	Services netip.Prefix // leads to a machine's own rules when one of its own processes calls a Service
 	DNS      netip.Addr   // every machine holds it on its loopback interface
 	Log      *slog.Logger // nil for none
+	// LoadBalancers leads outside to one of the machines, and a machine to its own rules; the zero Prefix for none.
+	LoadBalancers netip.Prefix
 }
 
 // Fabric is the wire between the machines: a bridge in a namespace of its own, the machines, and outside, a client that stands
-// on the wire without being a machine, and knows the way to machines only. No packet passes the host's network.
+// on the wire without being a machine, and knows the way to machines and load balancers only. No packet passes the host's network.
 type Fabric struct {
 	cfg     FabricConfig
 	wire    *link // the namespace with the bridge
@@ -35,6 +37,7 @@ type Fabric struct {
 	machines []*machine
 	islands  int   // made so far, for their names
 	bridges  []int // of the islands that a partition made
+	way      route // outside's to the load balancers; the zero route for none
 }
 
 // NewFabric makes the wire with outside on it and no machine yet.
@@ -126,6 +129,7 @@ type machine struct {
 	addr netip.Addr
 	pods netip.Prefix
 
+	fabric    *Fabric
 	wire      *link // where its end of the wire is
 	portIndex int   // of that end
 	power     *power
@@ -155,14 +159,14 @@ func (f *Fabric) attach(name string, addr netip.Addr, pods netip.Prefix) (*machi
 		return nil, err
 	}
 	pods = pods.Masked()
-	m := &machine{wire: f.wire, power: &power{}, link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}, nets: map[*podNet]bool{}}
+	m := &machine{fabric: f, wire: f.wire, power: &power{}, link: l, log: f.cfg.Log, name: name, addr: addr, pods: pods, last: pods.Addr(), used: map[netip.Addr]bool{}, nets: map[*podNet]bool{}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.join(m); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	f.machines = append(f.machines, m)
-	return m, nil
+	return m, f.leadLocked()
 }
 
 func (f *Fabric) join(m *machine) error {
@@ -179,8 +183,13 @@ func (f *Fabric) join(m *machine) error {
 	if _, err := m.link.addAddress("lo", host(f.cfg.DNS), netlink.SCOPE_HOST); err != nil {
 		return err
 	}
-	if err := m.link.addRoute(route{to: f.cfg.Services.Masked(), dev: m.link.eth0}); err != nil {
-		return err
+	for _, to := range []netip.Prefix{f.cfg.Services, f.cfg.LoadBalancers} { // no packet goes there: the machine's rules know better
+		if !to.IsValid() {
+			continue
+		}
+		if err := m.link.addRoute(route{to: to.Masked(), dev: m.link.eth0}); err != nil {
+			return err
+		}
 	}
 	for _, other := range f.machines {
 		if err := errors.Join(m.reach(other), other.reach(m)); err != nil {
