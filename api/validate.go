@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
@@ -125,6 +126,8 @@ func nameRule(obj Object) apivalidation.ValidateNameFunc {
 	switch obj.(type) {
 	case *corev1.Namespace, *corev1.Service, *appsv1.StatefulSet:
 		return apivalidation.NameIsDNSLabel
+	case *networkingv1.IPAddress: // validateIPAddress says how
+		return func(string, bool) []string { return nil }
 	case *corev1.Event, *rbacv1.Role, *rbacv1.RoleBinding, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
 		return path.ValidatePathSegmentName
 	}

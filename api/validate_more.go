@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -13,6 +14,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -57,6 +60,8 @@ func validateMoreUpdate(new, old Object) field.ErrorList {
 	switch n := new.(type) {
 	case *corev1.Secret:
 		return validateSecretUpdate(n, old.(*corev1.Secret))
+	case *corev1.ResourceQuota:
+		return validateQuotaUpdate(n, old.(*corev1.ResourceQuota))
 	case *appsv1.DaemonSet:
 		return immutable(n.Spec.Selector, old.(*appsv1.DaemonSet).Spec.Selector, "spec", "selector")
 	case *appsv1.StatefulSet:
@@ -68,13 +73,13 @@ func validateMoreUpdate(new, old Object) field.ErrorList {
 	case *networkingv1.IngressClass:
 		return immutable(n.Spec.Controller, old.(*networkingv1.IngressClass).Spec.Controller, "spec", "controller")
 	case *networkingv1.ServiceCIDR:
-		return immutable(n.Spec.CIDRs, old.(*networkingv1.ServiceCIDR).Spec.CIDRs, "spec", "cidrs")
+		return validateServiceCIDRUpdate(n.Spec.CIDRs, old.(*networkingv1.ServiceCIDR).Spec.CIDRs)
 	case *networkingv1.IPAddress:
 		return immutable(n.Spec.ParentRef, old.(*networkingv1.IPAddress).Spec.ParentRef, "spec", "parentRef")
 	case *rbacv1.RoleBinding:
-		return immutable(n.RoleRef, old.(*rbacv1.RoleBinding).RoleRef, "roleRef")
+		return sameRole(n.RoleRef, old.(*rbacv1.RoleBinding).RoleRef)
 	case *rbacv1.ClusterRoleBinding:
-		return immutable(n.RoleRef, old.(*rbacv1.ClusterRoleBinding).RoleRef, "roleRef")
+		return sameRole(n.RoleRef, old.(*rbacv1.ClusterRoleBinding).RoleRef)
 	}
 	return nil
 }
@@ -148,6 +153,12 @@ func validateLease(l *coordinationv1.Lease) field.ErrorList {
 	if n := spec.LeaseTransitions; n != nil && *n < 0 {
 		errs = append(errs, field.Invalid(path.Child("leaseTransitions"), *n, "must be greater than or equal to 0"))
 	}
+	if s := spec.Strategy; s != nil && !strings.Contains(string(*s), "/") {
+		errs = append(errs, supportedOr(path.Child("strategy", "strategy"), *s, coordinationv1.OldestEmulationVersion)...)
+	}
+	if h := spec.PreferredHolder; h != nil && *h != "" && (spec.Strategy == nil || *spec.Strategy == "") {
+		errs = append(errs, field.Forbidden(path.Child("preferredHolder"), "may only be specified if `strategy` is defined"))
+	}
 	return errs
 }
 
@@ -155,7 +166,13 @@ func validateBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 	var errs field.ErrorList
 	path, spec := field.NewPath("spec"), &b.Spec
 	if spec.MinAvailable != nil && spec.MaxUnavailable != nil {
-		errs = append(errs, field.Invalid(path, *spec, "minAvailable and maxUnavailable cannot be both set"))
+		shown := struct { // as Kubernetes prints it
+			MinAvailable               *intstr.IntOrString
+			Selector                   *metav1.LabelSelector
+			MaxUnavailable             *intstr.IntOrString
+			UnhealthyPodEvictionPolicy *policyv1.UnhealthyPodEvictionPolicyType
+		}{spec.MinAvailable, spec.Selector, spec.MaxUnavailable, spec.UnhealthyPodEvictionPolicy}
+		errs = append(errs, field.Invalid(path, shown, "minAvailable and maxUnavailable cannot be both set"))
 	}
 	if spec.MinAvailable != nil {
 		errs = append(errs, atMostAll(*spec.MinAvailable, path.Child("minAvailable"))...)

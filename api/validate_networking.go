@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -299,15 +298,33 @@ func validateServiceCIDR(s *networkingv1.ServiceCIDR) field.ErrorList {
 	if len(s.Spec.CIDRs) == 0 {
 		return field.ErrorList{field.Required(at, "at least one CIDR required")}
 	}
+	if len(s.Spec.CIDRs) > 2 {
+		shown := struct{ CIDRs []string }{s.Spec.CIDRs} // as Kubernetes prints it
+		return field.ErrorList{field.Invalid(at, shown, "may only hold up to 2 values")}
+	}
 	var errs field.ErrorList
 	for i, c := range s.Spec.CIDRs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), c)...)
 	}
-	if families := slices.CompactFunc(slices.Clone(s.Spec.CIDRs), func(a, b string) bool {
-		return netutils.IPFamilyOfCIDRString(a) == netutils.IPFamilyOfCIDRString(b)
-	}); len(families) != len(s.Spec.CIDRs) || len(families) > 2 {
+	if c := s.Spec.CIDRs; len(c) == 2 && netutils.IPFamilyOfCIDRString(c[0]) == netutils.IPFamilyOfCIDRString(c[1]) &&
+		netutils.IPFamilyOfCIDRString(c[0]) != netutils.IPFamilyUnknown {
 		errs = append(errs, field.Invalid(at, s.Spec.CIDRs,
 			"may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+	}
+	return errs
+}
+
+// validateServiceCIDRUpdate lets one range become two, and nothing else change.
+func validateServiceCIDRUpdate(cidrs, old []string) field.ErrorList {
+	at := field.NewPath("spec", "cidrs")
+	if len(cidrs) != len(old) && (len(old) != 1 || len(cidrs) != 2) {
+		return field.ErrorList{field.Invalid(at, cidrs, "field is immutable")}
+	}
+	var errs field.ErrorList
+	for i := range old {
+		if cidrs[i] != old[i] {
+			errs = append(errs, field.Invalid(at.Index(i), cidrs[i], "field is immutable"))
+		}
 	}
 	return errs
 }
@@ -317,6 +334,9 @@ func validateIPAddress(a *networkingv1.IPAddress) field.ErrorList {
 	errs := validation.IsValidIP(field.NewPath("metadata", "name"), a.Name)
 	if a.Spec.ParentRef == nil {
 		return append(errs, field.Required(at, ""))
+	}
+	if g := a.Spec.ParentRef.Group; g != "" {
+		errs = append(errs, dnsSubdomain(at.Child("group"), g)...)
 	}
 	errs = append(errs, segment(at.Child("resource"), a.Spec.ParentRef.Resource)...)
 	return append(errs, segment(at.Child("name"), a.Spec.ParentRef.Name)...)

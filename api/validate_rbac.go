@@ -1,12 +1,8 @@
 package api
 
 import (
-	"maps"
-	"slices"
-	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -16,7 +12,7 @@ func validateRBAC(obj Object) field.ErrorList {
 	case *rbacv1.Role:
 		return validateRules(o.Rules, true)
 	case *rbacv1.ClusterRole:
-		return validateRules(o.Rules, false)
+		return append(validateRules(o.Rules, false), validateAggregation(o.AggregationRule)...)
 	case *rbacv1.RoleBinding:
 		return validateBinding(o.RoleRef, o.Subjects, true)
 	case *rbacv1.ClusterRoleBinding:
@@ -85,93 +81,29 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced b
 	return errs
 }
 
-// quotaNames are the resources a ResourceQuota can bound, beside those with a domain and "count/...".
-var quotaNames = []string{
-	"cpu", "memory", "ephemeral-storage", "requests.cpu", "requests.memory", "requests.storage", "requests.ephemeral-storage",
-	"limits.cpu", "limits.memory", "limits.ephemeral-storage", "pods", "resourcequotas", "services", "replicationcontrollers",
-	"secrets", "persistentvolumeclaims", "configmaps", "services.nodeports", "services.loadbalancers",
-}
-
-func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
-	var errs field.ErrorList
-	for _, name := range slices.Sorted(maps.Keys(q.Spec.Hard)) {
-		at := field.NewPath("spec", "hard").Key(string(name))
-		errs = append(errs, qualifiedName(at, string(name))...)
-		if text := string(name); !strings.Contains(text, "/") && !slices.Contains(quotaNames, text) &&
-			!strings.HasPrefix(text, "requests.hugepages-") && !strings.HasPrefix(text, "hugepages-") {
-			errs = append(errs, field.Invalid(at, name, "must be a standard resource for quota"))
-		}
-		value := q.Spec.Hard[name]
-		if value.Sign() < 0 {
-			errs = append(errs, field.Invalid(at, value.String(), "must be greater than or equal to 0"))
-		}
-		if counted := !strings.Contains(string(name), "cpu") && !strings.Contains(string(name), "memory"); counted && value.MilliValue()%1000 != 0 {
-			errs = append(errs, field.Invalid(at, value, "must be an integer"))
-		}
+func validateAggregation(rule *rbacv1.AggregationRule) field.ErrorList {
+	if rule == nil {
+		return nil
 	}
-	at := field.NewPath("spec", "scopes")
-	for _, s := range q.Spec.Scopes {
-		switch s {
-		case corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeBestEffort,
-			corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
-		default:
-			errs = append(errs, field.Invalid(at, q.Spec.Scopes, "unsupported scope"))
+	at := field.NewPath("aggregationRule", "clusterRoleSelectors")
+	if len(rule.ClusterRoleSelectors) == 0 {
+		return field.ErrorList{field.Required(at, "at least one clusterRoleSelector required if aggregationRule is non-nil")}
+	}
+	var errs field.ErrorList
+	for i := range rule.ClusterRoleSelectors {
+		s := &rule.ClusterRoleSelectors[i]
+		errs = append(errs, labelSelector(s, at.Index(i))...)
+		if selector, err := metav1.LabelSelectorAsSelector(s); err != nil {
+			errs = append(errs, field.Invalid(at.Index(i), selector, "invalid label selector."))
 		}
 	}
 	return errs
 }
 
-func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
-	var errs field.ErrorList
-	seen := map[corev1.LimitType]bool{}
-	for i := range l.Spec.Limits {
-		item, at := &l.Spec.Limits[i], field.NewPath("spec", "limits").Index(i)
-		if seen[item.Type] {
-			errs = append(errs, field.Duplicate(at.Child("type"), item.Type))
-		}
-		seen[item.Type] = true
-		if item.Type == corev1.LimitTypePod {
-			if len(item.Default) > 0 {
-				errs = append(errs, field.Forbidden(at.Child("default"), "may not be specified when `type` is 'Pod'"))
-			}
-			if len(item.DefaultRequest) > 0 {
-				errs = append(errs, field.Forbidden(at.Child("defaultRequest"), "may not be specified when `type` is 'Pod'"))
-			}
-		}
-		errs = append(errs, inOrder(item, at)...)
-	}
-	return errs
-}
+// shownRef is a reference to a role as Kubernetes prints it in errors.
+type shownRef struct{ APIGroup, Kind, Name string }
 
-// inOrder checks that a limit's least, default and greatest amounts follow each other.
-func inOrder(item *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, c := range []struct {
-		less, more       corev1.ResourceList
-		field            string
-		lesser, greater  string
-		showsGreaterOnes bool
-	}{
-		{item.Min, item.Max, "min", "min", "max", false},
-		{item.Min, item.DefaultRequest, "defaultRequest", "min", "default request", true},
-		{item.DefaultRequest, item.Max, "defaultRequest", "default request", "max", false},
-		{item.DefaultRequest, item.Default, "defaultRequest", "default request", "default limit", false},
-		{item.Min, item.Default, "default", "min", "default", false},
-		{item.Default, item.Max, "default", "default", "max", true},
-	} {
-		for _, name := range slices.Sorted(maps.Keys(c.less)) {
-			small := c.less[name]
-			big, ok := c.more[name]
-			if !ok || small.Cmp(big) <= 0 {
-				continue
-			}
-			shown := small
-			if c.showsGreaterOnes {
-				shown = big
-			}
-			errs = append(errs, field.Invalid(at.Child(c.field).Key(string(name)), shown,
-				c.lesser+" value "+small.String()+" is greater than "+c.greater+" value "+big.String()))
-		}
-	}
-	return errs
+// sameRole complains when a binding's role differs from what it was.
+func sameRole(new, old rbacv1.RoleRef) field.ErrorList {
+	return immutable(shownRef(new), shownRef(old), "roleRef")
 }

@@ -6,9 +6,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -30,6 +28,7 @@ func validateChosen(kind string, sel *metav1.LabelSelector, template *corev1.Pod
 	at := path.Child("selector")
 	var errs field.ErrorList
 	switch {
+	case sel == nil && kind == "DaemonSet": // Kubernetes says only that nothing matches it
 	case sel == nil:
 		errs = append(errs, field.Required(at, ""))
 	case len(sel.MatchLabels)+len(sel.MatchExpressions) == 0:
@@ -38,7 +37,7 @@ func validateChosen(kind string, sel *metav1.LabelSelector, template *corev1.Pod
 		errs = append(errs, labelSelector(sel, at)...)
 	}
 	path = path.Child("template")
-	if selector, err := metav1.LabelSelectorAsSelector(sel); err == nil && sel != nil && !selector.Matches(labels.Set(template.Labels)) {
+	if selector, err := metav1.LabelSelectorAsSelector(sel); err == nil && !selector.Matches(labels.Set(template.Labels)) {
 		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), template.Labels, "`selector` does not match template `labels`"))
 	}
 	for _, e := range validateTemplate(template, path) {
@@ -61,8 +60,13 @@ func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 		return errs
 	case appsv1.RollingUpdateDaemonSetStrategyType:
 	default:
-		return append(errs, field.NotSupported(path, spec.UpdateStrategy.Type, []appsv1.DaemonSetUpdateStrategyType{
-			appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType}))
+		unsupported := field.NotSupported(path, spec.UpdateStrategy.Type, []appsv1.DaemonSetUpdateStrategyType{
+			appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType})
+		unsupported.BadValue = struct { // as Kubernetes prints it
+			Type          appsv1.DaemonSetUpdateStrategyType
+			RollingUpdate *appsv1.RollingUpdateDaemonSet
+		}{spec.UpdateStrategy.Type, spec.UpdateStrategy.RollingUpdate}
+		return append(errs, unsupported)
 	}
 	path = path.Child("rollingUpdate")
 	r := spec.UpdateStrategy.RollingUpdate
@@ -128,12 +132,23 @@ func validateSetStrategy(u *appsv1.StatefulSetUpdateStrategy, path *field.Path) 
 	switch u.Type {
 	case appsv1.OnDeleteStatefulSetStrategyType:
 		if r != nil {
-			return field.ErrorList{field.Invalid(at, *r, "only allowed for updateStrategy 'RollingUpdate'")}
+			shown := struct { // as Kubernetes prints it
+				Partition      int32
+				MaxUnavailable *intstr.IntOrString
+			}{MaxUnavailable: r.MaxUnavailable}
+			if r.Partition != nil {
+				shown.Partition = *r.Partition
+			}
+			return field.ErrorList{field.Invalid(at, shown, "only allowed for updateStrategy 'RollingUpdate'")}
 		}
 		return nil
 	case appsv1.RollingUpdateStatefulSetStrategyType:
 	default:
-		return field.ErrorList{field.Invalid(path, *u, "must be 'RollingUpdate' or 'OnDelete'")}
+		shown := struct { // as Kubernetes prints it
+			Type          appsv1.StatefulSetUpdateStrategyType
+			RollingUpdate *appsv1.RollingUpdateStatefulSetStrategy
+		}{u.Type, r}
+		return field.ErrorList{field.Invalid(path, shown, "must be 'RollingUpdate' or 'OnDelete'")}
 	}
 	var errs field.ErrorList
 	if r != nil && r.Partition != nil {
@@ -168,54 +183,6 @@ func validateRevision(r *appsv1.ControllerRevision) field.ErrorList {
 	}
 	if _, ok := v.(map[string]any); !ok {
 		errs = append(errs, field.Required(path, "data must be a valid JSON object"))
-	}
-	return errs
-}
-
-func validateJob(j *batchv1.Job) field.ErrorList {
-	spec, path := &j.Spec, field.NewPath("spec")
-	var errs field.ErrorList
-	for name, n := range map[string]*int32{"parallelism": spec.Parallelism, "completions": spec.Completions,
-		"backoffLimit": spec.BackoffLimit, "ttlSecondsAfterFinished": spec.TTLSecondsAfterFinished} {
-		if n != nil {
-			errs = append(errs, notNegative(path.Child(name), int64(*n))...)
-		}
-	}
-	if n := spec.ActiveDeadlineSeconds; n != nil {
-		errs = append(errs, notNegative(path.Child("activeDeadlineSeconds"), *n)...)
-	}
-	if m := spec.CompletionMode; m != nil {
-		errs = append(errs, supportedOr(path.Child("completionMode"), *m, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
-		if *m == batchv1.IndexedCompletion && spec.Completions == nil {
-			errs = append(errs, field.Required(path.Child("completions"), "when completion mode is Indexed"))
-		}
-	}
-	if spec.Selector != nil {
-		errs = append(errs, labelSelector(spec.Selector, path.Child("selector"))...)
-	} else if spec.ManualSelector != nil && *spec.ManualSelector {
-		errs = append(errs, field.Required(path.Child("selector"), ""))
-	}
-	path = path.Child("template")
-	for _, e := range validateTemplate(&spec.Template, path) {
-		if !strings.HasSuffix(e.Field, "restartPolicy") && !strings.HasSuffix(e.Field, "activeDeadlineSeconds") {
-			errs = append(errs, e)
-		}
-	}
-	if p := spec.Template.Spec.RestartPolicy; p != corev1.RestartPolicyOnFailure && p != corev1.RestartPolicyNever {
-		errs = append(errs, field.Required(path.Child("spec", "restartPolicy"), `valid values: "OnFailure", "Never"`))
-	}
-	return errs
-}
-
-func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
-	errs := immutable(j.Spec.Selector, old.Spec.Selector, "spec", "selector")
-	errs = append(errs, immutable(j.Spec.CompletionMode, old.Spec.CompletionMode, "spec", "completionMode")...)
-	if j.Spec.CompletionMode != nil && *j.Spec.CompletionMode != batchv1.IndexedCompletion {
-		errs = append(errs, immutable(j.Spec.Completions, old.Spec.Completions, "spec", "completions")...)
-	}
-	suspended := old.Spec.Suspend != nil && *old.Spec.Suspend && old.Status.StartTime == nil
-	if !suspended && !equality.Semantic.DeepEqual(j.Spec.Template, old.Spec.Template) {
-		errs = append(errs, immutable(j.Spec.Template, old.Spec.Template, "spec", "template")...)
 	}
 	return errs
 }
