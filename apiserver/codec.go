@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -149,7 +150,7 @@ func writeBody(rw http.ResponseWriter, code int, a accept, body []byte) {
 
 // readBody returns the request's body, at most maxBody bytes of it, and its media type.
 func (c *call) readBody() ([]byte, string, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	body, err := c.allOfBody()
 	if err != nil {
 		return nil, "", err
 	}
@@ -162,6 +163,32 @@ func (c *call) readBody() ([]byte, string, error) {
 		return nil, "", errMedia(header)
 	}
 	return body, media, nil
+}
+
+// allOfBody reads the body as long as the client does not try the server's patience.
+func (c *call) allOfBody() ([]byte, error) {
+	if c.r.Body == nil || c.r.Body == http.NoBody {
+		return nil, nil
+	}
+	control := http.NewResponseController(c.w)
+	bounded := control.SetReadDeadline(time.Now().Add(c.patience)) == nil
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	if err != nil {
+		c.w.Header().Set("Connection", "close") // and the deadline stays, or net/http would wait for the rest
+		return nil, err
+	}
+	if bounded {
+		err = control.SetReadDeadline(time.Time{})
+	}
+	return body, err
+}
+
+// admitSize refuses an object that is too large to be stored.
+func admitSize(obj api.Object) error {
+	if o, ok := obj.(interface{ Size() int }); ok && o.Size() > maxObject {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("object is too large: limit is %d", maxObject))
+	}
+	return nil
 }
 
 func errMedia(media string, served ...string) error {

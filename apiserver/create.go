@@ -111,6 +111,9 @@ func nilIfUnapplied(obj api.Object) []managedFieldsEntry {
 }
 
 func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {
+	if err := admitSize(obj); err != nil {
+		return nil, err
+	}
 	_, err = s.store.Update(c.r.Context(), func(tx *store.Tx) error {
 		if err := admitNamespace(tx, obj); err != nil {
 			return err

@@ -22,11 +22,12 @@ type call struct {
 	query     url.Values
 	who       caller
 	accept    accept
-	kind      *api.Kind // what is stored
-	form      *api.Kind // what the client sees of it: nearly always the same
-	namespace string    // "" for cluster-wide kinds and lists over all namespaces
-	name      string    // "" for a collection
-	sub       string    // "status", "log", ...; "" for the object itself
+	kind      *api.Kind     // what is stored
+	form      *api.Kind     // what the client sees of it: nearly always the same
+	namespace string        // "" for cluster-wide kinds and lists over all namespaces
+	name      string        // "" for a collection
+	sub       string        // "status", "log", ...; "" for the object itself
+	patience  time.Duration // for the body
 	dryRun    bool
 	applying  bool            // a server-side apply: it keeps the record of owners itself
 	warned    map[string]bool // texts of the Warning headers set so far
@@ -124,12 +125,19 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 		s.serveVersion(w)
 	case path == "/healthz", path == "/livez", path == "/readyz":
 		serveHealth(w, r, path[1:])
-	case strings.HasPrefix(path, "/healthz/"), strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"):
+	case isCheck(path):
 		plain(w, "ok")
 	default:
 		return false
 	}
 	return true
+}
+
+// isCheck tells whether path is one of the checks by name that health consists of.
+func isCheck(path string) bool {
+	endpoint, name, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	known := name == "ping" || name == "log" || name == "etcd" || name == "store"
+	return known && (endpoint == "healthz" || endpoint == "livez" || endpoint == "readyz")
 }
 
 func serveHealth(w http.ResponseWriter, r *http.Request, what string) {
@@ -152,7 +160,7 @@ func (s *Server) serveGroups(w http.ResponseWriter, r *http.Request, who caller)
 	if len(rest) == 0 {
 		return s.serveResources(w, r, gv)
 	}
-	c := &call{r: r, w: w, query: r.URL.Query(), who: who}
+	c := &call{r: r, w: w, query: r.URL.Query(), who: who, patience: s.cfg.BodyTimeout}
 	if a, ok := w.(*answer); ok {
 		a.call = c
 	}

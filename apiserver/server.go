@@ -22,6 +22,10 @@ const (
 	maxBody = 3 << 20
 	// headerTimeout bounds a client that dribbles its request header.
 	headerTimeout = 10 * time.Second
+	// bodyTimeout bounds a client that dribbles its body; as long as Kubernetes gives a whole request.
+	bodyTimeout = time.Minute
+	// maxObject is how large a stored object may be, in bytes: etcd's limit, which people know as Kubernetes'.
+	maxObject = 3 << 19
 	// idleTimeout ends a kept-alive connection without a request; longer than client-go's own 90 s, so that clients close first.
 	idleTimeout = 2 * time.Minute
 	// drainTime is how long Serve lets running requests finish once its context has ended. Watches end at once.
@@ -44,6 +48,9 @@ type Config struct {
 	Audit     io.Writer        // gets a line of JSON for each request, as Kubernetes' audit log at level Metadata; nil for none
 	Extra     http.Handler     // mounted at /kubarium/, for authenticated callers; nil for none
 	Now       func() time.Time // nil is time.Now
+
+	HeaderTimeout time.Duration // how long a request's header may take; zero is 10 seconds
+	BodyTimeout   time.Duration // how long a request's body may take; zero is a minute
 
 	// MountTokens gives every new pod the volume with its ServiceAccount's token. The nodes must be able to make it (Token).
 	MountTokens bool
@@ -87,6 +94,12 @@ func New(c Config) (*Server, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.HeaderTimeout == 0 {
+		c.HeaderTimeout = headerTimeout
+	}
+	if c.BodyTimeout == 0 {
+		c.BodyTimeout = bodyTimeout
+	}
 	s := &Server{cfg: c, store: c.Store, log: c.Log, wire: newWire(), pages: newPageStore(c.Now), schemas: &schemas{}, stall: stallTime,
 		audit: &auditLog{to: c.Audit}}
 	s.encoded = newEncodings(s.wire.encoders)
@@ -111,7 +124,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 			handler.ServeHTTP(w, r)
 		}),
 		TLSConfig:         conf,
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: s.cfg.HeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

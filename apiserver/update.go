@@ -91,6 +91,9 @@ func (s *Server) change(c *call, next func(now api.Object) (api.Object, error)) 
 
 // put writes wanted in place of now.
 func (s *Server) put(tx *store.Tx, c *call, wanted, now api.Object) error {
+	if err := admitSize(wanted); err != nil {
+		return err
+	}
 	if svc, ok := wanted.(*corev1.Service); ok && c.sub == "" {
 		if err := s.allocate(tx, svc, now.(*corev1.Service)); err != nil {
 			return err
