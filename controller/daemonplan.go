@@ -22,27 +22,17 @@ func planDaemons(ds *appsv1.DaemonSet, hosts []*host) (p daemonPlan) {
 	surge, unavailable := daemonBounds(ds, hosts)
 	rolls := ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType
 	for _, x := range hosts {
-		switch {
-		case !x.keep:
-			p.delete = appendPods(p.delete, x.fresh, x.old)
-			continue
-		case x.fresh == nil && x.old == nil:
-			if x.run && !x.ending {
-				p.create = append(p.create, x.node.Name)
-			}
-		case x.fresh != nil && x.old != nil: // a surge
-			if surge--; x.freshAvailable {
-				p.delete = append(p.delete, x.old)
-			}
-		case x.old == nil || !rolls:
-		case x.available:
-			willing = append(willing, x)
-		default:
-			p.delete = append(p.delete, x.old)
-		}
 		if x.run && !x.available {
 			unavailable--
 		}
+		if x.fresh != nil && x.old != nil {
+			surge--
+		}
+		if x.keep && x.old != nil && x.fresh == nil && x.available && rolls {
+			willing = append(willing, x)
+			continue
+		}
+		p.tend(x, rolls)
 	}
 	for _, x := range willing {
 		switch {
@@ -55,6 +45,24 @@ func planDaemons(ds *appsv1.DaemonSet, hosts []*host) (p daemonPlan) {
 		}
 	}
 	return p
+}
+
+// tend does for one node what no bound forbids.
+func (p *daemonPlan) tend(x *host, rolls bool) {
+	switch {
+	case !x.keep:
+		p.delete = appendPods(p.delete, x.fresh, x.old)
+	case x.fresh == nil && x.old == nil:
+		if x.run && !x.ending {
+			p.create = append(p.create, x.node.Name)
+		}
+	case x.fresh != nil && x.old != nil: // a surge
+		if x.freshAvailable {
+			p.delete = append(p.delete, x.old)
+		}
+	case x.old != nil && rolls: // not available
+		p.delete = append(p.delete, x.old)
+	}
 }
 
 func appendPods(all []*corev1.Pod, pods ...*corev1.Pod) []*corev1.Pod {

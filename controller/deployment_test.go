@@ -235,3 +235,20 @@ func TestEventsTellOfScalingPlacingAndCreating(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
 }
+
+func TestATakenReplicaSetNameIsCountedAsACollisionAndPassedBy(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "n1")
+	d := deployment("web", 1)
+	stranger := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: "web-" + templateHash(&d.Spec.Template, nil)}}
+	stranger.Spec.Replicas, stranger.Spec.Selector = new(int32), &metav1.LabelSelector{MatchLabels: map[string]string{"app": "other"}}
+	stranger.Spec.Template = template("other")
+	stranger.Labels = stranger.Spec.Selector.MatchLabels
+	c.create(stranger)
+	c.create(d)
+	c.until("web is rolled out", c.rolledOut("web"))
+	got, err := store.Get[*appsv1.Deployment](c.store, api.Deployments, "dev", "web")
+	if err != nil || got.Status.CollisionCount == nil || *got.Status.CollisionCount != 1 {
+		t.Errorf("status: got %+v, %v, want one collision", got.Status, err)
+	}
+}

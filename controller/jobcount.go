@@ -116,16 +116,18 @@ func (r *run) judge() *verdict {
 	if v := r.successPolicy(); v != nil {
 		return v
 	}
-	reached := &verdict{false, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods"}
-	switch {
-	case spec.Completions == nil:
-		if r.status.Succeeded > 0 && len(r.active)+len(r.terminating) == 0 {
-			return reached
-		}
-	case r.status.Succeeded >= *spec.Completions:
-		return reached
+	if r.done() {
+		return &verdict{false, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods"}
 	}
 	return nil
+}
+
+// done tells that as many pods have succeeded as the Job wants; without a number one is enough, once no other runs.
+func (r *run) done() bool {
+	if r.job.Spec.Completions == nil {
+		return r.status.Succeeded > 0 && len(r.active)+len(r.terminating) == 0
+	}
+	return r.status.Succeeded >= *r.job.Spec.Completions
 }
 
 func wantedOr(n *int32, otherwise int32) int32 {

@@ -257,3 +257,33 @@ func TestAPodThatIsOrphanedIsAdoptedByASetOfItsName(t *testing.T) {
 		t.Errorf("pods: got %+v, want the old one, adopted", pods)
 	}
 }
+
+func TestAStatefulSetReplacesAsManyAtOnceAsMayBeMissing(t *testing.T) {
+	t.Parallel()
+	two := intstr.FromInt32(2)
+	s := &ranks{set: stateful("db", 4, func(s *appsv1.StatefulSet) {
+		s.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{
+			Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &two},
+		}
+	})}
+	s.history.current = &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: "new"}}
+	for i, available := range []bool{true, true, true, true} {
+		pod := running("db-"+string(rune('0'+i)), "10.0.0.1")
+		pod.Labels = map[string]string{appsv1.ControllerRevisionHashLabelKey: "old"}
+		s.wanted = append(s.wanted, member{i, pod, available})
+	}
+	names := func() (all []string) {
+		for _, p := range planStateful(s).delete {
+			all = append(all, p.Name)
+		}
+		return all
+	}
+	if want := []string{"db-3", "db-2"}; !cmp.Equal(names(), want) {
+		t.Errorf("all available: got %v, want %v", names(), want)
+	}
+	s.wanted[3].available, s.wanted[3].pod.Labels[appsv1.ControllerRevisionHashLabelKey] = false, "new"
+	s.set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	if want := []string{"db-2"}; !cmp.Equal(names(), want) {
+		t.Errorf("the last one is starting: got %v, want %v", names(), want)
+	}
+}
