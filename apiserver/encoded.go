@@ -15,9 +15,9 @@ import (
 	"kubarium.dev/api"
 )
 
-// encodedBytes bounds what the cache of encoded objects holds. At half a KiB an object it covers lists of 16,000 objects; what
+// encodedBytes bounds what the cache of encoded objects holds. At half a KiB an object it covers lists of 4,000 objects; what
 // does not fit is encoded each time.
-const encodedBytes = 8 << 20
+const encodedBytes = 2 << 20
 
 // encodings keeps objects of the store in the form in which clients see them, so that a written object is encoded once for the
 // answer to its writer, for every watcher and for the lists that follow. What the store holds never changes, so an object's
