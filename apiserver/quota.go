@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -124,62 +123,6 @@ func refreshQuotas(tx *store.Tx, namespace string) error {
 // within lists a namespace's objects.
 func within(tx *store.Tx, namespace string) func(*api.Kind) []api.Object {
 	return func(k *api.Kind) []api.Object { return tx.List(k, store.Query{Namespace: namespace}) }
-}
-
-// Run keeps the status of ResourceQuotas in step with what others than clients of this server write and remove, until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	from := uint64(0)
-	for ctx.Err() == nil {
-		if err := s.keepQuotas(ctx, from); err != nil && ctx.Err() == nil && !apierrors.IsResourceExpired(err) {
-			return fmt.Errorf("keep quotas: %w", err)
-		}
-		from = s.store.Revision()
-	}
-	return nil
-}
-
-// keepQuotas follows the store from a revision on.
-func (s *Server) keepQuotas(ctx context.Context, from uint64) error {
-	var kinds []*api.Kind
-	for _, k := range api.Kinds {
-		if k.Namespaced && k != api.Events {
-			kinds = append(kinds, k)
-		}
-	}
-	if from == 0 {
-		from = s.store.Revision()
-	}
-	watcher, err := s.store.Watch(ctx, from, kinds...)
-	if err != nil {
-		return err
-	}
-	defer watcher.Close()
-	list, err := s.store.List(ctx, api.ResourceQuotas, store.Query{})
-	if err != nil {
-		return err
-	}
-	stale := map[string]bool{}
-	for _, q := range list.Items {
-		stale[q.GetNamespace()] = true
-	}
-	for {
-		for namespace := range stale {
-			if found, err := s.store.List(ctx, api.ResourceQuotas, store.Query{Namespace: namespace}); err != nil || len(found.Items) == 0 {
-				continue
-			}
-			if _, err := s.store.Update(ctx, func(tx *store.Tx) error { return refreshQuotas(tx, namespace) }); err != nil {
-				s.log.Warn("quotas are not up to date", "namespace", namespace, "err", err) // a full disk, say: the next write tries again
-			}
-		}
-		clear(stale)
-		batch, err := watcher.Next(ctx)
-		if err != nil {
-			return err
-		}
-		for _, e := range batch.Events {
-			stale[e.Object.GetNamespace()] = true
-		}
-	}
 }
 
 func amounts(names []corev1.ResourceName, list corev1.ResourceList) string {

@@ -162,7 +162,6 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 		return err
 	}
 	c.group.Go(func() error { return c.api.Serve(run, c.apiListener, c.authority.ServerTLS()) })
-	c.group.Go(func() error { return c.api.Run(run) })
 	return nil
 }
 
