@@ -80,11 +80,6 @@ func TestAPodReachesTheAPIWithItsMountedToken(t *testing.T) {
 	}
 	c := clustertest.Start(t, cluster.Options{Config: cluster.Config{HostPaths: []string{filepath.Dir(exe)}}})
 	account(t, c, "reader")
-	if _, err := c.Client.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: "ca-for-the-test"}, Data: map[string]string{"ca.crt": string(c.REST.CAData)},
-	}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	c.Apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
@@ -97,21 +92,14 @@ spec:
     image: inside
     command: [/client/%s]
     env: [{name: %s, value: "1"}]
-    volumeMounts:
-    - {name: client, mountPath: /client, readOnly: true}
-    - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
-  volumes:
-  - {name: client, hostPath: {path: %q}}
-  - name: token
-    projected:
-      sources:
-      - serviceAccountToken: {path: token}
-      - configMap: {name: ca-for-the-test}
+    volumeMounts: [{name: client, mountPath: /client, readOnly: true}]
+  volumes: [{name: client, hostPath: {path: %q}}]
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: sly}
 spec:
+  automountServiceAccountToken: false
   containers: [{name: main, image: sly, command: [sleep, "1000"], volumeMounts: [{name: etc, mountPath: /x}]}]
   volumes: [{name: etc, hostPath: {path: /etc}}]
 `, filepath.Base(exe), inPod, filepath.Dir(exe)))
@@ -119,6 +107,10 @@ spec:
 	want := "pods: 2 secrets forbidden: true at https://10.96.0.1:443\n"
 	if got := logged(t, c, "inside"); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	sly, err := store.Get[*corev1.Pod](c.Store(), api.Pods, "default", "sly")
+	if err != nil || len(sly.Spec.Volumes) != 1 {
+		t.Errorf("automountServiceAccountToken false: got %+v %v", sly.Spec.Volumes, err)
 	}
 	c.Until("sly is refused", func() bool {
 		list, err := c.Store().List(t.Context(), api.Events, store.Query{Namespace: "default"})

@@ -156,7 +156,7 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 	var err error
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Authority: c.authority, Log: c.o.Log, Services: c.o.Config.Networks.Services, Version: c.o.Version,
-		Exec: c, Logs: c, Attach: c, Forward: c, Dial: c.dialFromNode, Extra: c.extra(), Now: c.o.Now,
+		Exec: c, Logs: c, Attach: c, Forward: c, Dial: c.dialFromNode, Extra: c.extra(), Now: c.o.Now, MountTokens: true,
 	})
 	if err != nil {
 		return err
