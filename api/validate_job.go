@@ -39,6 +39,12 @@ func validateJob(j *batchv1.Job) field.ErrorList {
 	} else if p != nil {
 		errs = append(errs, supportedOr(path.Child("podReplacementPolicy"), *p, batchv1.Failed, batchv1.TerminatingOrFailed)...)
 	}
+	errs = append(errs, validateJobSelector(spec, path)...)
+	return append(errs, validateJobTemplate(spec, path.Child("template"))...)
+}
+
+func validateJobSelector(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if spec.Selector != nil {
 		errs = append(errs, labelSelector(spec.Selector, path.Child("selector"))...)
 		if s, err := metav1.LabelSelectorAsSelector(spec.Selector); err == nil && !s.Matches(labels.Set(spec.Template.Labels)) {
@@ -48,7 +54,12 @@ func validateJob(j *batchv1.Job) field.ErrorList {
 	} else if spec.ManualSelector != nil && *spec.ManualSelector {
 		errs = append(errs, field.Required(path.Child("selector"), ""))
 	}
-	path = path.Child("template")
+	return errs
+}
+
+// validateJobTemplate checks a Job's pods, which end.
+func validateJobTemplate(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	for _, e := range validateTemplate(&spec.Template, path) {
 		if !strings.HasSuffix(e.Field, "restartPolicy") && !strings.HasSuffix(e.Field, "activeDeadlineSeconds") {
 			errs = append(errs, e)
@@ -96,9 +107,14 @@ func validateIndexes(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("successPolicy"), shown, "requires indexed completion mode"))
 		}
 		return errs
-	} else if *m != batchv1.IndexedCompletion {
-		return errs
+	} else if *m == batchv1.IndexedCompletion {
+		errs = append(errs, validateIndexed(spec, path)...)
 	}
+	return errs
+}
+
+func validateIndexed(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if spec.Completions == nil {
 		errs = append(errs, field.Required(path.Child("completions"), "when completion mode is Indexed"))
 	}

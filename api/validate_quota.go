@@ -218,10 +218,21 @@ func validateLimitItem(item *corev1.LimitRangeItem, at *field.Path) field.ErrorL
 			}
 		}
 	}
+	return append(errs, validateClaimLimit(item, at)...)
+}
+
+// validateClaimLimit wants a limit of claims to bound their size, and looks at the ratios of every limit.
+func validateClaimLimit(item *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	_, least := item.Min[corev1.ResourceStorage]
 	if _, most := item.Max[corev1.ResourceStorage]; item.Type == corev1.LimitTypePersistentVolumeClaim && !least && !most {
 		errs = append(errs, field.Required(at.Child("limits"), "either minimum or maximum storage value is required, but neither was provided"))
 	}
+	return append(errs, validateRatios(item, at)...)
+}
+
+func validateRatios(item *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	for _, name := range slices.Sorted(maps.Keys(item.MaxLimitRequestRatio)) {
 		ratio, path := item.MaxLimitRequestRatio[name], at.Child("maxLimitRequestRatio").Key(string(name))
 		if ratio.AsApproximateFloat64() < 1 {

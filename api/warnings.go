@@ -122,6 +122,23 @@ func podWarnings(at *field.Path, annotations map[string]string, pod *corev1.PodS
 		}
 	}
 	warnings = append(warnings, volumeWarnings(spec, pod.Volumes)...)
+	warnings = append(warnings, duplicateWarnings(spec, pod)...)
+	warnings = append(warnings, containerWarnings(spec, pod)...)
+	if g := pod.TerminationGracePeriodSeconds; g != nil && *g < 0 {
+		add(spec.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
+	}
+	if pod.RuntimeClassName != nil {
+		add(spec.Child("runtimeClassName"), "kubarium has one way to run containers; this has no effect")
+	}
+	return warnings
+}
+
+// duplicateWarnings names what a pod lists twice.
+func duplicateWarnings(spec *field.Path, pod *corev1.PodSpec) []string {
+	var warnings []string
+	add := func(path *field.Path, format string, args ...any) {
+		warnings = append(warnings, path.String()+": "+fmt.Sprintf(format, args...))
+	}
 	secrets := map[string]bool{}
 	for i, s := range pod.ImagePullSecrets {
 		path := spec.Child("imagePullSecrets").Index(i).Child("name")
@@ -138,13 +155,6 @@ func podWarnings(at *field.Path, annotations map[string]string, pod *corev1.PodS
 			add(spec.Child("hostAliases").Index(i).Child("ip"), "duplicate ip %q", h.IP)
 		}
 		hosts[h.IP] = true
-	}
-	warnings = append(warnings, containerWarnings(spec, pod)...)
-	if g := pod.TerminationGracePeriodSeconds; g != nil && *g < 0 {
-		add(spec.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
-	}
-	if pod.RuntimeClassName != nil {
-		add(spec.Child("runtimeClassName"), "kubarium has one way to run containers; this has no effect")
 	}
 	return warnings
 }

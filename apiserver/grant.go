@@ -49,7 +49,7 @@ func (s *Server) admitGrant(c *call, obj, old api.Object) error {
 	if s.allowed(c.who, a) {
 		return nil
 	}
-	if ref.Name != "" && !s.roleExists(ref, c.namespace) {
+	if !s.roleExists(ref, c.namespace) {
 		return apierrors.NewNotFound(rbacv1.Resource(a.resource), ref.Name)
 	}
 	covered, missing := rbac.Covers(s.rulesOf(c.who, c.namespace), rules)
@@ -69,7 +69,11 @@ func onlyGarbageFields(obj, old api.Object) bool {
 	return equality.Semantic.DeepEqual(obj, was)
 }
 
+// roleExists tells whether there is the role that ref names; one that names none lacks nothing.
 func (s *Server) roleExists(ref rbacv1.RoleRef, namespace string) bool {
+	if ref.Name == "" {
+		return true
+	}
 	kind := api.ClusterRoles
 	if ref.Kind == "Role" {
 		kind = api.Roles

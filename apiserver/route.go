@@ -99,13 +99,20 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, who caller) 
 		return s.serveGroups(w, r, who)
 	case path == "/api" || path == "/apis":
 		return s.serveRootDiscovery(w, r, path)
-	case path == "/openapi/v2":
-		return serveOldOpenAPI(w, r)
 	case path == "/openapi/v3" || strings.HasPrefix(path, "/openapi/v3/"):
 		return s.serveOpenAPI(w, r, path)
 	case s.cfg.Extra != nil && strings.HasPrefix(r.URL.Path, "/kubarium/"):
 		s.cfg.Extra.ServeHTTP(w, r)
 		return nil
+	}
+	return s.serveAlone(w, r, path)
+}
+
+// serveAlone answers the paths below which there is nothing else.
+func (s *Server) serveAlone(w http.ResponseWriter, r *http.Request, path string) error {
+	switch {
+	case path == "/openapi/v2":
+		return serveOldOpenAPI(w, r)
 	case path == "":
 		return s.servePaths(w, r)
 	case path == "/metrics" && r.Method == http.MethodGet:

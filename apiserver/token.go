@@ -147,18 +147,16 @@ func (s *Server) bindToken(said *boundClaims, ref *authenticationv1.BoundObjectR
 				said.Node.UID = string(found.GetUID())
 			}
 		}
-	case ref.APIVersion == "v1" && ref.Kind == "Secret":
-		found, err := s.store.Get(api.Secrets, said.Namespace, ref.Name)
+	case ref.APIVersion == "v1" && (ref.Kind == "Secret" || ref.Kind == "Node"):
+		kind, namespace, to := api.Secrets, said.Namespace, &said.Secret
+		if ref.Kind == "Node" {
+			kind, namespace, to = api.Nodes, "", &said.Node
+		}
+		found, err := s.store.Get(kind, namespace, ref.Name)
 		if err != nil {
 			return err
 		}
-		uid, said.Secret = found.GetUID(), &claimRef{ref.Name, string(found.GetUID())}
-	case ref.APIVersion == "v1" && ref.Kind == "Node":
-		found, err := s.store.Get(api.Nodes, "", ref.Name)
-		if err != nil {
-			return err
-		}
-		uid, said.Node = found.GetUID(), &claimRef{ref.Name, string(found.GetUID())}
+		uid, *to = found.GetUID(), &claimRef{ref.Name, string(found.GetUID())}
 	default:
 		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s, Kind=%s", ref.APIVersion, ref.Kind))
 	}

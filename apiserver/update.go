@@ -137,6 +137,11 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 	if err := s.fields.track(c, now, obj); err != nil {
 		return nil, err
 	}
+	return s.prepareSub(c, obj, now)
+}
+
+// prepareSub takes from obj what the call may change of now, and checks it.
+func (s *Server) prepareSub(c *call, obj, now api.Object) (api.Object, error) {
 	switch c.sub {
 	case "status":
 		api.PrepareForStatusUpdate(obj, now)
