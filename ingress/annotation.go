@@ -122,7 +122,7 @@ func (c *compiled) resolveAuth(a *annotated, from Sources) {
 		if user, hash, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && !strings.HasPrefix(line, "#") {
 			f.Auth.Users[user] = hash
 			if !knownHash(hash) {
-				c.problem("AuthSecretUnreadable", "Secret %s: the hash of user %s is neither apr1 nor SHA: the user is not let in", a.authSecret, user)
+				c.problem("AuthSecretUnreadable", "Secret %s: the hash of user %s is none of bcrypt, apr1 and SHA: the user is not let in", a.authSecret, user)
 			}
 		}
 	}

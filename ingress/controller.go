@@ -35,8 +35,12 @@ type Config struct {
 	Class string
 	// ServeClassless takes Ingresses that name no class, when no IngressClass is the default one.
 	ServeClassless bool
-	// Addresses is what the statuses of served Ingresses show.
+	// Addresses is what the statuses of served Ingresses show while Service has no load-balancer address.
 	Addresses []netip.Addr
+	// Service is the namespace/name of the Service that leads to this ingress: statuses show its load-balancer addresses.
+	Service string
+	// SecurePorts is where https answers for clients that ask plainly at a port other than 80: {"8080": "8443"}.
+	SecurePorts map[string]string
 	// Trusted are the clients whose X-Forwarded-*, X-Real-IP and X-Request-ID count.
 	Trusted []netip.Prefix
 	// Seed starts the draw among weighted backends; the same seed draws the same.

@@ -76,7 +76,7 @@ func (v *verdict) use(b *Backend) {
 // filter applies what stands before the backend; true means that the request is answered.
 func (c *Controller) filter(f *Filters, q *Request, length int64, v *verdict) bool {
 	v.fields = append(v.fields, f.AnswerHeaders...)
-	if c.guard(f, q, v) || f.lead(q, v) || f.admit(q, length, v) {
+	if c.guard(f, q, v) || c.lead(f, q, v) || f.admit(q, length, v) {
 		return true
 	}
 	if f.Rewrite != nil {
@@ -98,18 +98,29 @@ func (c *Controller) guard(f *Filters, q *Request, v *verdict) bool {
 }
 
 // lead answers with the way to somewhere else.
-func (f *Filters) lead(q *Request, v *verdict) bool {
+func (c *Controller) lead(f *Filters, q *Request, v *verdict) bool {
 	switch {
 	case f.CORS != nil && f.CORS.apply(q, v):
 		v.answer(http.StatusNoContent, "preflight")
 	case f.HTTPS && !q.TLS:
-		v.answer(http.StatusPermanentRedirect, "https is asked for", Field{"Location", "https://" + hostname(q.Host) + v.target})
+		v.answer(http.StatusPermanentRedirect, "https is asked for", Field{"Location", "https://" + c.secureHost(q.Host) + v.target})
 	case f.Redirect != nil:
 		v.answer(f.Redirect.Status, "redirected", Field{"Location", f.Redirect.Location})
 	case f.AppRoot != "" && q.Path == "/":
 		v.answer(http.StatusFound, "redirected to the application's root", Field{"Location", f.AppRoot})
 	}
 	return v.status != 0
+}
+
+// secureHost is where https answers for a client that asked plainly at a host and port.
+func (c *Controller) secureHost(host string) string {
+	name := hostname(host)
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		if port := c.cfg.SecurePorts[host[i+1:]]; port != "" {
+			return name + ":" + port
+		}
+	}
+	return name
 }
 
 // admit looks at who a request is from, and what it carries.

@@ -3,6 +3,7 @@ package ingress
 import (
 	"net/netip"
 	"regexp"
+	"sync"
 	"time"
 )
 
@@ -63,6 +64,8 @@ type CORS struct {
 type Auth struct {
 	Realm string
 	Users map[string]string // name to hash
+
+	proven sync.Map // name to []byte: the sum of the last right password
 }
 
 // Affinity leads a client to the endpoint of its first request, by a cookie.

@@ -93,6 +93,9 @@ func (m *model) take(e store.Event) {
 	case *corev1.Service:
 		set(m.services, name, obj, gone)
 		m.moved[name] = true
+		if name == m.c.cfg.Service {
+			m.dirty = true // statuses show its addresses
+		}
 	case *discoveryv1.EndpointSlice:
 		m.takeSlice(name, obj, gone)
 	case *corev1.Secret:

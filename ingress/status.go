@@ -23,10 +23,9 @@ const component = "kubarium-ingress"
 
 // report is what is to be written about one Ingress: its addresses, and what is wrong with it.
 type report struct {
-	name     types.NamespacedName
-	served   bool
-	mine     bool // it was served before: its addresses are ours to take away
-	problems []Problem
+	name      types.NamespacedName
+	addresses []networkingv1.IngressLoadBalancerIngress // none: it is served no longer
+	problems  []Problem
 }
 
 // tell hands the reports that changed to the background: writing must not hold up the routes.
@@ -40,23 +39,35 @@ func (m *model) tell(served []*networkingv1.Ingress, problems []Problem) {
 			by[api.Name(p.Ingress)] = append(by[api.Name(p.Ingress)], p)
 		}
 	}
+	addresses := m.addresses()
 	var reports []report
 	said := map[string]string{}
 	for _, ing := range served {
 		name := api.Name(ing)
 		said[name] = fmt.Sprint(ing.UID, by[name])
-		if m.told[name] != said[name] || !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, m.c.addresses(), sameAddress) {
-			reports = append(reports, report{name: types.NamespacedName{Namespace: ing.Namespace, Name: ing.Name}, served: true, problems: by[name]})
+		if m.told[name] != said[name] || !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, addresses, sameAddress) {
+			reports = append(reports, report{name: nameOf(ing), addresses: addresses, problems: by[name]})
 		}
 	}
-	for name := range m.told {
-		if _, ok := said[name]; !ok && m.ingresses[name] != nil {
-			ing := m.ingresses[name]
-			reports = append(reports, report{name: types.NamespacedName{Namespace: ing.Namespace, Name: ing.Name}, mine: true})
+	for name, ing := range m.ingresses {
+		_, before := m.told[name]
+		if _, now := said[name]; !now && (before || ours(ing, addresses)) {
+			reports = append(reports, report{name: nameOf(ing)})
 		}
 	}
 	m.told = said
 	m.c.queue(reports)
+}
+
+func nameOf(ing *networkingv1.Ingress) types.NamespacedName {
+	return types.NamespacedName{Namespace: ing.Namespace, Name: ing.Name}
+}
+
+// ours tells of an Ingress that is not served whether its status is from when it was, perhaps before a restart.
+func ours(ing *networkingv1.Ingress, addresses []networkingv1.IngressLoadBalancerIngress) bool {
+	return slices.ContainsFunc(ing.Status.LoadBalancer.Ingress, func(a networkingv1.IngressLoadBalancerIngress) bool {
+		return slices.ContainsFunc(addresses, func(b networkingv1.IngressLoadBalancerIngress) bool { return sameAddress(a, b) })
+	})
 }
 
 // queue adds to what the background has yet to write.
@@ -104,13 +115,9 @@ func (c *Controller) write(tx *store.Tx, r report) error {
 	if err != nil {
 		return err
 	}
-	var want []networkingv1.IngressLoadBalancerIngress
-	if r.served {
-		want = c.addresses()
-	}
-	if !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, want, sameAddress) {
+	if !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, r.addresses, sameAddress) {
 		changed := api.Copy(ing)
-		changed.Status.LoadBalancer.Ingress = want
+		changed.Status.LoadBalancer.Ingress = r.addresses
 		if err := tx.Update(changed); err != nil {
 			return err
 		}
@@ -127,9 +134,18 @@ func sameAddress(a, b networkingv1.IngressLoadBalancerIngress) bool {
 	return a.IP == b.IP && a.Hostname == b.Hostname
 }
 
-func (c *Controller) addresses() []networkingv1.IngressLoadBalancerIngress {
+// addresses is where clients find this ingress.
+func (m *model) addresses() []networkingv1.IngressLoadBalancerIngress {
 	var all []networkingv1.IngressLoadBalancerIngress
-	for _, a := range c.cfg.Addresses {
+	if svc := m.services[m.c.cfg.Service]; svc != nil {
+		for _, a := range svc.Status.LoadBalancer.Ingress {
+			all = append(all, networkingv1.IngressLoadBalancerIngress{IP: a.IP, Hostname: a.Hostname})
+		}
+	}
+	if len(all) > 0 {
+		return all
+	}
+	for _, a := range m.c.cfg.Addresses {
 		all = append(all, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
 	}
 	return all
