@@ -318,7 +318,10 @@ func (c *Cluster) tellAddresses(ctx context.Context) error {
 			b.Nodes = append(b.Nodes, controller.BirthNode{Name: m.Name, Address: m.address})
 		}
 	}
-	return controller.Birth(ctx, c.store, b)
+	if err := controller.Birth(ctx, c.store, b); err != nil {
+		return err
+	}
+	return c.tellIngress(ctx, b.Nodes)
 }
 
 // Config is the configuration in effect: defaults filled in, and the nodes of this moment.

@@ -69,10 +69,10 @@ func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, req *dns.Msg) {
 		a := asked{protocol: protocol, from: addressOf(w.RemoteAddr()), began: time.Now()}
 		m := s.reply(ctx, req, stream, rand.Uint64())
+		s.done(a, req, m) // before the client knows, so that who has an answer finds its question kept
 		if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
 		}
-		s.done(a, req, m)
 	}
 }
 
@@ -153,11 +153,11 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 	asking.Go(func() {
 		s.complete(ctx, req, &r)
 		finish(m, &r, req, room(req, false))
+		s.done(a, req, m)
 		answer := make([]byte, maxUDP)
 		if err := back.send(answer[:s.pack(m, answer)]); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", back.String(), "err", err)
 		}
-		s.done(a, req, m)
 	})
 	return 0
 }
