@@ -150,6 +150,7 @@ var changing = []struct {
 	{regexp.MustCompile(`kubarium \S+, pid`), "kubarium VERSION, pid"},
 	{regexp.MustCompile(`(true +172\S+ +\S+ +)\d+`), "$1 PODS"},
 	{regexp.MustCompile(`@if\d+|\bpod\d+\b`), "IF"},
+	{regexp.MustCompile(`\b0x[0-9a-f]{8}\b`), "NUMBER"},
 	{regexp.MustCompile(`\s+`), " "},
 }
 
