@@ -49,6 +49,7 @@ fuzz: go ## every fuzzer for 30 s
 SOAK ?= 10m
 soak: go deps ## what is too long for CI (SOAK=10m); the last result is docs/soak.md
 	@$(GO) test -tags soak -run Soak -count 1 -timeout 0 -v ./cluster -soak $(SOAK)
+	@$(GO) test -tags soak -run Soak -count 1 -timeout 0 -v ./store ./cmd/kubarium/cli
 
 deps: ## install what the machine lacks (apt, as root)
 	@missing=; for c in curl:curl nft:nftables ip:iproute2 conntrack:conntrack; do \

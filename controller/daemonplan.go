@@ -28,7 +28,7 @@ func planDaemons(ds *appsv1.DaemonSet, hosts []*host) (p daemonPlan) {
 		if x.fresh != nil && x.old != nil {
 			surge--
 		}
-		if x.keep && x.old != nil && x.fresh == nil && x.available && rolls {
+		if rolls && x.replaceable() {
 			willing = append(willing, x)
 			continue
 		}
@@ -46,6 +46,9 @@ func planDaemons(ds *appsv1.DaemonSet, hosts []*host) (p daemonPlan) {
 	}
 	return p
 }
+
+// replaceable tells that the node has an old pod that serves, and no new one yet.
+func (x *host) replaceable() bool { return x.keep && x.old != nil && x.fresh == nil && x.available }
 
 // tend does for one node what no bound forbids.
 func (p *daemonPlan) tend(x *host, rolls bool) {

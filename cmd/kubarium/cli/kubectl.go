@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -31,6 +33,7 @@ func kubectlWords(words []string) (verb string, rest []string, ok bool) {
 
 // kubectl runs one of kubectl's verbs against this cluster. apply and wait first look at what is kubarium's own in them.
 func (a *app) kubectl(ctx context.Context, verb string, rest []string) error {
+	signal.Reset(os.Interrupt, syscall.SIGTERM) // port-forward, proxy and logs -f know no other end
 	st, err := newState(a.name)
 	if err != nil {
 		return err

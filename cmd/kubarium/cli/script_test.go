@@ -21,15 +21,30 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"kubarium": func() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) },
+		"kubectl": func() {
+			os.Exit(Main(append([]string{"kubarium", "kubectl"}, os.Args[1:]...), os.Stdin, os.Stdout, os.Stderr))
+		},
 	})
 }
 
 // Each script is a user at a terminal; they run side by side, each with a home and clusters of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	runScripts(t, "script", newHome)
+}
+
+// kubectl's verbs, by the kubectl that is linked in. Stock kubectls of older minor versions run the same
+// scripts in TestSoakOlderKubectls.
+func TestKubectlHasAllItsVerbs(t *testing.T) {
+	t.Parallel()
+	runScripts(t, filepath.Join("clients", "kubectl"), newHome)
+}
+
+// runScripts runs the scripts of a folder of testdata.
+func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir:   filepath.Join("..", "..", "..", "testdata", "script"),
-		Setup: newHome,
+		Dir:   filepath.Join("..", "..", "..", "testdata", dir),
+		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":       exits,
 			"kill9":       kill9,
@@ -52,6 +67,7 @@ func newHome(env *testscript.Env) error {
 	env.Setenv("CI", "true")
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("KUBARIUM_NAME", "t")
+	env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, "state", "kubarium", "t", "kubeconfig"))
 	env.Defer(func() { killAll(env.WorkDir) })
 	return os.MkdirAll(home, 0o700)
 }
