@@ -120,9 +120,7 @@ func TestADaemonSetRollsOverNodeByNode(t *testing.T) {
 				}
 				return c.daemonRolled("agent", 3)()
 			})
-			if got, want := c.standing(byNode), "n1:agent:2 n2:agent:2 n3:agent:2"; got != want {
-				t.Errorf("pods: got %s, want %s", got, want)
-			}
+			c.until("the old ones are gone", func() bool { return c.standing(byNode) == "n1:agent:2 n2:agent:2 n3:agent:2" })
 		})
 	}
 }
