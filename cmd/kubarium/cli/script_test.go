@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 // scripts in TestSoakOlderKubectls.
 func TestKubectlHasAllItsVerbs(t *testing.T) {
 	t.Parallel()
-	runScripts(t, filepath.Join("clients", "kubectl"), newHome)
+	runScripts(t, filepath.Join("clients", "kubectl"), clientHome)
 }
 
 // runScripts runs the scripts of a folder of testdata.
@@ -67,9 +67,14 @@ func newHome(env *testscript.Env) error {
 	env.Setenv("CI", "true")
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("KUBARIUM_NAME", "t")
-	env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, "state", "kubarium", "t", "kubeconfig"))
 	env.Defer(func() { killAll(env.WorkDir) })
 	return os.MkdirAll(home, 0o700)
+}
+
+// clientHome is a home in which a stock kubectl finds the cluster.
+func clientHome(env *testscript.Env) error {
+	env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, "state", "kubarium", "t", "kubeconfig"))
+	return newHome(env)
 }
 
 // killAll ends the daemons that a script that failed left running.

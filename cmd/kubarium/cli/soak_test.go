@@ -23,7 +23,7 @@ func TestSoakOlderKubectls(t *testing.T) {
 				t.Fatalf("build kubectl %s: %v\n%s", version, err, out)
 			}
 			runScripts(t, filepath.Join("clients", "kubectl"), func(env *testscript.Env) error {
-				if err := newHome(env); err != nil {
+				if err := clientHome(env); err != nil {
 					return err
 				}
 				env.Setenv("PATH", dir+string(os.PathListSeparator)+env.Getenv("PATH"))
