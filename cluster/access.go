@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
@@ -18,6 +20,10 @@ func (c *Cluster) KubeconfigFor(ctx context.Context, namespace, user, role strin
 	if user == "" {
 		return nil, apierrors.NewBadRequest("a kubeconfig for one namespace needs a user's name")
 	}
+	name := "kubarium:" + user
+	if wrong := path.IsValidPathSegmentName(name); len(wrong) > 0 {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("user %q: its name %s", user, wrong[0]))
+	}
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Get(api.Namespaces, "", namespace); err != nil {
 			return err
@@ -26,7 +32,7 @@ func (c *Cluster) KubeconfigFor(ctx context.Context, namespace, user, role strin
 			return err
 		}
 		binding := &rbacv1.RoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "kubarium:" + user},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 		}

@@ -14,8 +14,8 @@ type consumer struct {
 }
 
 // Programmed is the barrier by revision: it returns when the write with this revision, and all that followed from it, is in
-// effect in every place that serves it: controllers, each connected node's ruleset, DNS, the ingress, the loopback forwarders. Its error names the
-// place that was being waited for.
+// effect in every place that serves it: controllers, each connected node's ruleset, DNS, the ingress, the loopback forwarders. Its
+// error names the place that was being waited for.
 func (c *Cluster) Programmed(ctx context.Context, revision uint64) error {
 	revision, err := c.manager.Settle(ctx, revision)
 	if err != nil {

@@ -26,7 +26,7 @@ type machine struct {
 	// Its membership: from when it comes until it is removed.
 	belongs context.Context
 	remove  context.CancelFunc
-	ran     chan struct{} // closed when its Run has returned
+	ran     chan struct{} // closed when its Run has returned; nil before it began
 
 	life    *life       // one with power; nil without
 	hearing *connection // one with the control plane; nil while it is cut off or has no power
@@ -149,7 +149,7 @@ func (c *Cluster) switchOff(m *machine) {
 
 // connect and disconnect need the lock of the cluster's nodes.
 func (m *machine) connect() {
-	if m.hearing == nil && m.life != nil {
+	if m.hearing == nil && m.life != nil && !m.CutOff() {
 		m.hearing = &connection{}
 		m.hearing.ctx, m.hearing.lost = context.WithCancel(m.life.ctx)
 	}

@@ -94,7 +94,6 @@ func (c *Cluster) join(ctx, run context.Context, is member) (*machine, error) {
 	nets := c.o.Config.Networks
 	m := &machine{
 		member: is, address: nets.nodeAddress(is.number), loopback: c.block.node(is.number), pods: nets.podRange(is.number),
-		ran: make(chan struct{}),
 	}
 	m.belongs, m.remove = context.WithCancel(run)
 	labels := map[string]string{corev1.LabelHostname: is.Name, corev1.LabelOSStable: "linux"}
@@ -137,6 +136,7 @@ func (c *Cluster) run(ctx context.Context, m *machine) error {
 	if err := c.switchOn(ctx, m); err != nil {
 		return err
 	}
+	m.ran = make(chan struct{})
 	c.group.Go(func() error {
 		defer close(m.ran)
 		return endOf(m.belongs, m.Run(m.belongs))
@@ -221,11 +221,10 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 func (c *Cluster) drop(_ context.Context, m *machine) error {
 	c.mu.Lock()
 	c.nodes = slices.DeleteFunc(slices.Clone(c.nodes), func(other *machine) bool { return other == m })
-	ran := m.life != nil
 	c.mu.Unlock()
 	m.remove()
 	c.switchOff(m)
-	if ran {
+	if m.ran != nil {
 		<-m.ran
 	}
 	return c.fabric.RemoveNode(m.Node)

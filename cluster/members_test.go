@@ -214,6 +214,20 @@ func TestNodesLoseEachOther(t *testing.T) {
 		t.Error("a healed node does not know what was written")
 	}
 	check("n3", "n1", true)
+	for _, err := range []error{ // what was cut off stays so through a loss of power, and nobody waits for it
+		c.Partition(t.Context(), "n3"), c.StopNode(t.Context(), "n3"), c.StartNode(t.Context(), "n3"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Apply("apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {ports: [{port: 80}]}\n---\n")
+	c.Programmed()
+	for _, err := range []error{c.StopNode(t.Context(), "n3"), c.RemoveNode(t.Context(), "n3")} {
+		if err != nil {
+			t.Fatal("a node without power is removed: ", err)
+		}
+	}
 	if err := c.Partition(t.Context(), "n1", "n9"); err == nil || !strings.Contains(err.Error(), `nodes "n9" not found`) {
 		t.Error("a partition from a node that is not there:", err)
 	}

@@ -20,6 +20,9 @@ func (n *Node) Connected(ctx context.Context) error {
 	return n.power.await(ctx, func() bool { return !n.power.cut })
 }
 
+// CutOff tells that the machine does not hear of the control plane, with power or without.
+func (n *Node) CutOff() bool { return n.power.isCut() }
+
 // nowhere is a link address that nobody has: what is sent to it is lost, as on a broken wire, without a word to the sender.
 var nowhere = net.HardwareAddr{0x02, 0xff, 0xff, 0xff, 0xff, 0xff}
 
