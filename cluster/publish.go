@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -72,42 +73,57 @@ func (p *publisher) Run(ctx context.Context) error {
 	defer running.Wait()
 	defer p.stopAll()
 
-	var revision uint64
-	for _, kind := range []*api.Kind{api.Services, api.Nodes} { // what the second has seen too much, the watch only repeats
-		list, err := p.reader.List(ctx, kind, store.Query{})
-		if err != nil {
-			return fmt.Errorf("publish: %w", err)
-		}
-		if revision == 0 {
-			revision = list.Revision
-		}
-		for _, obj := range list.Items {
-			p.change(ctx, store.Event{Type: store.Added, Object: obj}, &running)
-		}
-	}
-	p.progress.Reach(revision)
-	watch, err := p.reader.Watch(ctx, revision, api.Services, api.Nodes)
-	if err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	defer watch.Close()
+	f := store.Follow(p.reader, api.Services, api.Nodes)
+	defer f.Close()
 	for {
-		batch, err := watch.Next(ctx)
+		batch, err := f.Next(ctx)
 		if err != nil {
 			return endOf(ctx, fmt.Errorf("publish: %w", err))
 		}
-		for _, e := range batch.Events {
-			p.change(ctx, e, &running)
+		if batch.Fresh {
+			p.renew(ctx, batch.Events, &running)
+		} else {
+			for _, e := range batch.Events {
+				p.change(ctx, e, &running)
+			}
 		}
 		p.progress.Reach(batch.Revision)
 	}
+}
+
+// renew publishes what there is, and nothing else any more.
+func (p *publisher) renew(ctx context.Context, all []store.Event, running *sync.WaitGroup) {
+	clear(p.nodes)
+	clear(p.services)
+	for _, e := range all {
+		switch obj := e.Object.(type) {
+		case *corev1.Service:
+			p.services[nameOf(obj)] = obj
+		case *corev1.Node:
+			if n, ok := p.placeOf(obj); ok {
+				p.nodes[obj.Name] = n
+			}
+		}
+	}
+	before, after := map[publishKey]Published{}, map[publishKey]Published{}
+	for _, row := range p.Table() {
+		row.Problem = ""
+		before[publishKey{row.Protocol, row.Host}] = row
+	}
+	for _, n := range p.nodes {
+		maps.Copy(after, p.ingressOf(n))
+	}
+	for _, svc := range p.services {
+		maps.Copy(after, p.wanted(svc, p.nodes))
+	}
+	p.replace(ctx, before, after, running)
 }
 
 // change closes what is published no longer and opens what is newly so.
 func (p *publisher) change(ctx context.Context, e store.Event, running *sync.WaitGroup) {
 	switch obj := e.Object.(type) {
 	case *corev1.Service:
-		name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
+		name := nameOf(obj)
 		before := p.wanted(p.services[name], p.nodes)
 		if e.Type == store.Deleted {
 			delete(p.services, name)
@@ -116,18 +132,40 @@ func (p *publisher) change(ctx context.Context, e store.Event, running *sync.Wai
 		}
 		p.replace(ctx, before, p.wanted(p.services[name], p.nodes), running)
 	case *corev1.Node:
-		was, is := p.nodes[obj.Name], publishedNode{}
-		if number, ok := p.networks.nodeNumber(obj); ok && e.Type != store.Deleted {
-			is = publishedNode{loopback: p.block.node(number), node: p.networks.nodeAddress(number)}
+		was := p.nodes[obj.Name]
+		is, ok := p.placeOf(obj)
+		if e.Type == store.Deleted {
+			is, ok = publishedNode{}, false
 		}
 		if was == is {
 			return // its status moves often, its address never
 		}
 		p.replace(ctx, p.wantedOf(obj.Name, was), p.wantedOf(obj.Name, is), running)
-		if delete(p.nodes, obj.Name); is.node.IsValid() {
+		if delete(p.nodes, obj.Name); ok {
 			p.nodes[obj.Name] = is
 		}
 	}
+}
+
+func nameOf(obj api.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+}
+
+// placeOf is where a node is; false for one that has no address in the nodes' range.
+func (p *publisher) placeOf(n *corev1.Node) (publishedNode, bool) {
+	number, ok := p.networks.nodeNumber(n)
+	if !ok {
+		return publishedNode{}, false
+	}
+	return publishedNode{loopback: p.block.node(number), node: p.networks.nodeAddress(number)}, true
+}
+
+func (p *publisher) ingressOf(n publishedNode) map[publishKey]Published {
+	rows := map[publishKey]Published{}
+	for _, row := range ingressRows(n, p.first) {
+		rows[publishKey{row.Protocol, row.Host}] = row
+	}
+	return rows
 }
 
 // replace stops what is in before alone and starts what is in after alone.
@@ -149,10 +187,7 @@ func (p *publisher) wantedOf(name string, n publishedNode) map[publishKey]Publis
 	if !n.node.IsValid() {
 		return nil
 	}
-	rows := map[publishKey]Published{}
-	for _, row := range ingressRows(n, p.first) {
-		rows[publishKey{row.Protocol, row.Host}] = row
-	}
+	rows := p.ingressOf(n)
 	for _, svc := range p.services {
 		for key, row := range p.wanted(svc, map[string]publishedNode{name: n}) {
 			if row.Target.Addr() == n.node {
@@ -172,7 +207,7 @@ func (p *publisher) wanted(svc *corev1.Service, nodes map[string]publishedNode) 
 	rows := map[publishKey]Published{}
 	publish := func(port corev1.ServicePort, host, target netip.AddrPort) {
 		rows[publishKey{string(port.Protocol), host}] = Published{
-			Service:  types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}.String() + ":" + portName(port),
+			Service:  nameOf(svc).String() + ":" + portName(port),
 			Protocol: string(port.Protocol), Host: host, Target: target,
 		}
 	}
