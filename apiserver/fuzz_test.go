@@ -48,11 +48,11 @@ func FuzzRequests(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, method, target, body, media string) {
 		if !strings.HasPrefix(target, "/") || strings.Contains(target, "watch") {
-			t.Skip("no request for this handler, or one that lasts")
+			return // no request for this handler, or one that lasts
 		}
 		r, err := http.NewRequest(method, "https://127.0.0.1"+target, strings.NewReader(body))
 		if err != nil {
-			t.Skip("no request at all")
+			return // no request at all
 		}
 		r.Header.Set("Authorization", "Bearer "+authority.Token)
 		r.Header.Set("Content-Type", media)

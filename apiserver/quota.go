@@ -15,22 +15,24 @@ import (
 
 // applyLimits gives a new pod the amounts that its namespace's LimitRanges give to whoever states none.
 func (s *Server) applyLimits(c *call, obj api.Object) error {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
+	return s.eachLimit(c, obj, func(l *corev1.LimitRange, pod *corev1.Pod) error {
+		api.ApplyLimits(l, pod)
 		return nil
-	}
-	ranges, err := s.store.List(c.r.Context(), api.LimitRanges, store.Query{Namespace: pod.Namespace})
-	if err != nil {
-		return err
-	}
-	for _, l := range ranges.Items {
-		api.ApplyLimits(l.(*corev1.LimitRange), pod)
-	}
-	return nil
+	})
 }
 
 // checkLimits refuses a pod that goes against a LimitRange of its namespace.
 func (s *Server) checkLimits(c *call, obj api.Object) error {
+	return s.eachLimit(c, obj, func(l *corev1.LimitRange, pod *corev1.Pod) error {
+		if err := api.CheckLimits(l, pod); err != nil {
+			return forbidden(obj, "%w", err)
+		}
+		return nil
+	})
+}
+
+// eachLimit does something with each LimitRange of a pod's namespace, until an error; nothing for what is no pod.
+func (s *Server) eachLimit(c *call, obj api.Object, do func(*corev1.LimitRange, *corev1.Pod) error) error {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
 		return nil
@@ -39,9 +41,9 @@ func (s *Server) checkLimits(c *call, obj api.Object) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range ranges.Items {
-		if err := api.CheckLimits(l.(*corev1.LimitRange), pod); err != nil {
-			return forbidden(obj, "%w", err)
+	for _, l := range store.All[*corev1.LimitRange](ranges.Items) {
+		if err := do(l, pod); err != nil {
+			return err
 		}
 	}
 	return nil
