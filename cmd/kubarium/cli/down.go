@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -48,21 +46,13 @@ func (a *app) down(ctx context.Context, f downFlags) error {
 		}
 		return a.downOne(ctx, st, f)
 	}
-	root, err := stateRoot()
+	those, err := clusters()
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(root)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	var all error
-	for _, e := range entries {
-		st, err := newState(e.Name())
-		if err == nil {
-			err = a.downOne(ctx, st, f)
-		}
-		all = errors.Join(all, err)
+	for _, l := range those {
+		all = errors.Join(all, a.downOne(ctx, state{name: l.Name, dir: l.State}, f))
 	}
 	return all
 }

@@ -31,12 +31,8 @@ func (a *app) nodeList() *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List the nodes", Args: args(0, "kubarium node list [-o table|json|yaml|name]"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := a.client()
+			s, err := a.status(cmd.Context())
 			if err != nil {
-				return err
-			}
-			var s cluster.Status
-			if err := cl.get(cmd.Context(), "/kubarium/v1/status", &s); err != nil {
 				return err
 			}
 			return a.show(output, nodesShown(s.Nodes))

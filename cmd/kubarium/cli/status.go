@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 
@@ -14,12 +15,8 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show nodes, addresses, ranges, memory, published ports, problems", Args: args(0, "kubarium status [-o table|json|yaml]"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := a.client()
+			s, err := a.status(cmd.Context())
 			if err != nil {
-				return err
-			}
-			var s cluster.Status
-			if err := cl.get(cmd.Context(), "/kubarium/v1/status", &s); err != nil {
 				return err
 			}
 			return a.show(output, shown{value: s, table: func(w *tabwriter.Writer) { statusTable(w, s) }, names: []string{s.Name}})
@@ -27,6 +24,15 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 	outputFlag(c.Flags(), &output)
 	return c
+}
+
+// status asks the daemon how the cluster is.
+func (a *app) status(ctx context.Context) (s cluster.Status, err error) {
+	cl, err := a.client()
+	if err != nil {
+		return s, err
+	}
+	return s, cl.get(ctx, "/kubarium/v1/status", &s)
 }
 
 func statusTable(w *tabwriter.Writer, s cluster.Status) {
