@@ -34,10 +34,7 @@ hostPaths: []                   # folders of the host that hostPath volumes may 
 
 func (a *app) configCommand() *cobra.Command {
 	const usage = "kubarium config init | view | validate FILE"
-	c := &cobra.Command{Use: "config", Short: "The cluster's configuration file", Args: args(0, usage), RunE: func(*cobra.Command, []string) error {
-		return failf(exitUsage, "usage: "+usage, "kubarium config needs to know what to do")
-	}}
-	c.AddCommand(
+	return group("config", "The cluster's configuration file", usage,
 		&cobra.Command{
 			Use: "init", Short: "Print a configuration with every field", Args: args(0, "kubarium config init > FILE"),
 			RunE: func(*cobra.Command, []string) error {
@@ -54,7 +51,6 @@ func (a *app) configCommand() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return a.viewConfig(cmd) },
 		},
 	)
-	return c
 }
 
 func (a *app) validateConfig(path string) error {

@@ -17,8 +17,7 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Load images from archives, without a registry", Args: args(0, "kubarium image load FILE | list | map")}
-	c.AddCommand(
+	return group("image", "Load images from archives, without a registry", "kubarium image load FILE | list | map",
 		&cobra.Command{
 			Use: "load FILE", Short: "Load what docker save wrote, or an archive of an OCI layout; - is standard input",
 			Args: args(1, "kubarium image load FILE"),
@@ -30,7 +29,6 @@ func (a *app) imageCommand() *cobra.Command {
 		},
 		a.imageMap(),
 	)
-	return c
 }
 
 func (a *app) imageMap() *cobra.Command {

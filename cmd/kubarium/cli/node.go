@@ -16,14 +16,10 @@ import (
 const nodeUsage = "kubarium node list | add [NODE] | stop NODE | start NODE | remove NODE | partition NODE [NODE] [--heal]"
 
 func (a *app) nodeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "Nodes come, go, lose power, lose each other", Args: args(0, nodeUsage), RunE: func(*cobra.Command, []string) error {
-		return failf(exitUsage, "usage: "+nodeUsage, "kubarium node needs to know what to do")
-	}}
-	c.AddCommand(a.nodeList(), a.nodeAdd(), a.nodePartition(),
+	return group("node", "Nodes come, go, lose power, lose each other", nodeUsage, a.nodeList(), a.nodeAdd(), a.nodePartition(),
 		a.nodeAct("stop", "stopped", "Take the node's power away: its pods die without a word"),
 		a.nodeAct("start", "started", "Give the node its power back"),
 		a.nodeAct("remove", "removed", "Take the node away for good, and its Node object with it"))
-	return c
 }
 
 func (a *app) nodeList() *cobra.Command {
@@ -58,7 +54,7 @@ func nodesShown(nodes []cluster.NodeStatus) shown {
 func (a *app) nodeAdd() *cobra.Command {
 	var n cluster.NodeConfig
 	c := &cobra.Command{
-		Use: "add [NODE]", Short: "Add a node; it is Ready when this returns", Args: cobra.MaximumNArgs(1),
+		Use: "add [NODE]", Short: "Add a node; it is Ready when this returns", Args: argsBetween(0, 1, nodeUsage),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) == 1 {
 				n.Name = words[0]
@@ -105,7 +101,7 @@ func (a *app) nodeAct(act, done, short string) *cobra.Command {
 func (a *app) nodePartition() *cobra.Command {
 	var heal bool
 	c := &cobra.Command{
-		Use: "partition NODE [NODE]", Args: cobra.RangeArgs(1, 2),
+		Use: "partition NODE [NODE]", Args: argsBetween(1, 2, nodeUsage),
 		Short: "Cut a node off from everything, or two nodes from each other; --heal ends it",
 		RunE: func(cmd *cobra.Command, words []string) error {
 			act, done := "partition", "cut off from everything"

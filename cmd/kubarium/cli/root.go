@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -102,11 +104,36 @@ Kubernetes verbs (get, describe, logs, exec, scale, rollout, ...) are kubectl's 
 }
 
 // args checks the number of arguments, in the contract's words.
-func args(n int, usage string) cobra.PositionalArgs {
+func args(n int, usage string) cobra.PositionalArgs { return argsBetween(n, n, usage) }
+
+func argsBetween(least, most int, usage string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, words []string) error {
-		if len(words) != n {
-			return failf(exitUsage, "usage: "+usage, "%s takes %d argument(s), got %d", cmd.CommandPath(), n, len(words))
+		if len(words) >= least && len(words) <= most {
+			return nil
 		}
-		return nil
+		want := strconv.Itoa(least)
+		if most > least {
+			want += " to " + strconv.Itoa(most)
+		}
+		return failf(exitUsage, "usage: "+usage, "%s takes %s argument(s), got %d", cmd.CommandPath(), want, len(words))
 	}
+}
+
+// group is a command that does nothing without one of those below it.
+func group(use, short, usage string, below ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2,
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if len(words) == 0 {
+				return failf(exitUsage, "usage: "+usage, "%s needs to know what to do", cmd.CommandPath())
+			}
+			wrong := fmt.Sprintf("unknown command %q for %q", words[0], cmd.CommandPath())
+			if near := cmd.SuggestionsFor(words[0]); len(near) > 0 {
+				wrong += "; did you mean " + strings.Join(near, ", ")
+			}
+			return failf(exitUsage, "usage: "+usage, "%s", wrong)
+		},
+	}
+	c.AddCommand(below...)
+	return c
 }
