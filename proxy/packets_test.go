@@ -236,55 +236,6 @@ func TestInternalLocalStaysOnTheNode(t *testing.T) {
 	only(t, "itself", r.spread(a.ns, "tcp", "10.96.0.20:80", 3), "pod-1-1:8080")
 }
 
-// P-34, P-36, P-37: ClientIP affinity holds a client on one endpoint, moves it when that one goes, and goes with the setting.
-func TestAffinityHoldsAClient(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	pods := []*rigPod{r.pod(1), r.pod(2), r.pod(1), r.pod(2)}
-	client := r.pod(1)
-	svc := service("web", "10.96.0.20", nodePort(30080), sticky(10800))
-	all := []discoveryv1.Endpoint{}
-	for _, p := range pods {
-		all = append(all, ready(p))
-	}
-	r.put(svc, slice("web", all...))
-	for _, to := range []string{"10.96.0.20:80", "172.30.0.12:30080"} {
-		if got := r.spread(client.ns, "tcp", to, 150); len(got) != 1 {
-			t.Errorf("%s: a sticky client reached %v, want one pod", to, got)
-		}
-	}
-	for range 3 { // the endpoint it sticks to goes: it moves once, and stays there
-		first, _ := r.ask(client.ns, "tcp", "10.96.0.20:80")
-		var rest []discoveryv1.Endpoint
-		for _, e := range all {
-			if e.TargetRef.Name+":8080" != first {
-				rest = append(rest, e)
-			}
-		}
-		r.put(slice("web", rest...))
-		got := r.spread(client.ns, "tcp", "10.96.0.20:80", 20)
-		if len(got) != 1 || got[first] != 0 {
-			t.Errorf("after %s went, the client reached %v, want one other pod", first, got)
-		}
-		all = rest
-		if len(all) == 1 {
-			break
-		}
-	}
-	all = all[:0]
-	for _, p := range pods {
-		all = append(all, ready(p))
-	}
-	r.put(service("web", "10.96.0.20", nodePort(30080)), slice("web", all...))
-	if got := r.spread(client.ns, "tcp", "10.96.0.20:80", 60); len(got) != 4 {
-		t.Errorf("without affinity 60 connections reached %v, want all four", got)
-	}
-	r.put(svc)
-	if got := r.spread(client.ns, "tcp", "10.96.0.20:80", 20); len(got) != 1 {
-		t.Errorf("with affinity again the client reached %v, want one pod", got)
-	}
-}
-
 // P-39, P-40: an edit stops what was and starts what is.
 func TestEditsMoveAService(t *testing.T) {
 	t.Parallel()
@@ -493,26 +444,4 @@ func TestCountsAreExact(t *testing.T) {
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b Count) bool { return a == b })); d != "" {
 		t.Errorf("want (-) got (+):\n%s", d)
 	}
-}
-
-// P-35: each connection begins the timeout anew; after a pause longer than it, a new choice is made.
-func TestAffinityEndsAfterItsTimeout(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	a, b, client := r.pod(1), r.pod(2), r.pod(1)
-	r.put(service("web", "10.96.0.20", sticky(1)), slice("web", ready(a), ready(b)))
-	first, _ := r.ask(client.ns, "tcp", "10.96.0.20:80")
-	for range 6 { // 2.4 s of pauses shorter than the timeout
-		<-time.After(400 * time.Millisecond) // the kernel's clock is what is tested
-		if pod, _ := r.ask(client.ns, "tcp", "10.96.0.20:80"); pod != first {
-			t.Fatalf("a client that calls on moved from %s to %s", first, pod)
-		}
-	}
-	for range 12 {
-		<-time.After(1100 * time.Millisecond)
-		if pod, _ := r.ask(client.ns, "tcp", "10.96.0.20:80"); pod != first {
-			return
-		}
-	}
-	t.Errorf("after twelve pauses longer than the timeout the client is still on %s", first)
 }
