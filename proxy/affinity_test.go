@@ -77,3 +77,27 @@ func TestAffinityEndsAfterItsTimeout(t *testing.T) {
 	}
 	t.Errorf("after twelve pauses longer than the timeout the client is still on %s", first)
 }
+
+// P-38: a client keeps its endpoint whichever address of the Service it calls; another client draws for itself.
+func TestAffinityIsOfThePortNotOfTheAddress(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	client := r.pod(1)
+	var all []discoveryv1.Endpoint
+	for i := range 8 {
+		all = append(all, ready(r.pod(1+i%2)))
+	}
+	r.put(service("web", "10.96.0.20", nodePort(30080), externalIP("203.0.113.7"), loadBalancer("203.0.113.8"), sticky(10800)), slice("web", all...))
+	first, _ := r.ask(client.ns, "tcp", "10.96.0.20:80")
+	for _, to := range []string{"172.30.0.11:30080", "203.0.113.7:80", "203.0.113.8:80", "10.96.0.20:80"} {
+		only(t, to, r.spread(client.ns, "tcp", to, 10), first)
+	}
+	others := map[string]bool{}
+	for range 12 { // all of them on one of eight would be no chance
+		pod, _ := r.ask(r.pod(1).ns, "tcp", "203.0.113.8:80")
+		others[pod] = true
+	}
+	if len(others) < 2 {
+		t.Errorf("twelve clients all reached %v", others)
+	}
+}

@@ -3,8 +3,9 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"k8s.io/apimachinery/pkg/types"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/store"
 )

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -31,7 +32,7 @@ func at(address, node, pod, flags string) discoveryv1.Endpoint {
 	if flags == "-" {
 		return e
 	}
-	ready, serving, terminating := contains(flags, "r"), contains(flags, "s"), contains(flags, "t")
+	ready, serving, terminating := strings.Contains(flags, "r"), strings.Contains(flags, "s"), strings.Contains(flags, "t")
 	e.Conditions = discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating}
 	return e
 }

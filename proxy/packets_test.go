@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -420,7 +421,7 @@ func TestNftNamesEachService(t *testing.T) {
 	for _, n := range r.nodes {
 		text := nft(t, n.ns, "", "list", "ruleset")
 		for _, want := range []string{"default/web", "default/pod-1-1 pod", "default/" + long.Name} {
-			if !contains(text, want) {
+			if !strings.Contains(text, want) {
 				t.Errorf("%s: nft list ruleset does not name %q", n.name, want)
 			}
 		}
@@ -443,5 +444,25 @@ func TestCountsAreExact(t *testing.T) {
 	want := []Count{{Port: "80/TCP", Endpoint: got[0].Endpoint, Pod: "default/pod-2-1", Connections: uint64(seen["pod-2-1:8080"] + 10)}}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b Count) bool { return a == b })); d != "" {
 		t.Errorf("want (-) got (+):\n%s", d)
+	}
+}
+
+// P-54: with MasqueradeAll an endpoint sees the node instead of a pod that calls it, but for Local policies.
+func TestMasqueradeAllHidesEveryClient(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, client := r.pod(2), r.pod(1)
+	r.put(service("web", "10.96.0.20"), slice("web", ready(a)))
+	if _, from := r.ask(client.ns, "tcp", "10.96.0.20:80"); from != client.ip.String() {
+		t.Errorf("without it the endpoint saw %s, want the pod %s", from, client.ip)
+	}
+	n := r.nodes[0]
+	n.stop()
+	c := r.config(n)
+	c.MasqueradeAll = true
+	r.startWith(n, c)
+	r.programmed()
+	if _, from := r.ask(client.ns, "tcp", "10.96.0.20:80"); from != n.ip.String() {
+		t.Errorf("with it the endpoint saw %s, want the node %s", from, n.ip)
 	}
 }

@@ -2,11 +2,12 @@ package proxy
 
 import (
 	"fmt"
-	"github.com/google/go-cmp/cmp"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"k8s.io/apimachinery/pkg/types"
 )

@@ -196,9 +196,11 @@ func (r *rig) config(n *rigNode) Config {
 }
 
 // start runs the node's proxy.
-func (r *rig) start(n *rigNode) {
+func (r *rig) start(n *rigNode) { r.startWith(n, r.config(n)) }
+
+func (r *rig) startWith(n *rigNode, c Config) {
 	r.t.Helper()
-	p, err := New(r.config(n))
+	p, err := New(c)
 	must(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -484,8 +486,6 @@ func (r *rig) remove(obj api.Object) {
 	must(r.t, err)
 	r.programmed()
 }
-
-func contains(text, s string) bool { return strings.Contains(text, s) }
 
 // holdDNS puts the cluster DNS address on a node's loopback and answers there.
 func (r *rig) holdDNS(n *rigNode) {
