@@ -48,6 +48,12 @@ func chronicle(t *turn, owner api.Object, template *corev1.PodTemplateSpec, coll
 	if err != nil {
 		return h, err
 	}
+	// Those that an owner of this name left behind are taken over: the pods they describe need not be replaced.
+	for _, r := range query[*appsv1.ControllerRevision](t, api.ControllerRevisions, matching(owner.GetNamespace(), podSelector(nil)(owner))) {
+		if err := adopt(t, r, api.KindOf(owner), podSelector(nil)); err != nil {
+			return h, err
+		}
+	}
 	h.all = owned[*appsv1.ControllerRevision](t, api.ControllerRevisions, owner)
 	slices.SortStableFunc(h.all, func(a, b *appsv1.ControllerRevision) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Name, b.Name))

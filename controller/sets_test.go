@@ -254,6 +254,9 @@ func TestAPodThatIsOrphanedIsAdoptedByASetOfItsName(t *testing.T) {
 	if len(pods) != 1 || pods[0].UID != uid || metav1.GetControllerOf(pods[0]) == nil {
 		t.Errorf("pods: got %+v, want the old one, adopted", pods)
 	}
+	if all := list[*appsv1.ControllerRevision](c, api.ControllerRevisions); len(all) != 1 || metav1.GetControllerOf(all[0]) == nil {
+		t.Errorf("revisions: got %+v, want the old one, adopted", all)
+	}
 }
 
 func TestAStatefulSetReplacesAsManyAtOnceAsMayBeMissing(t *testing.T) {
