@@ -152,18 +152,26 @@ func (sc scenario) run(t *testing.T) error {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	w, err := c.store.Watch(ctx, c.store.Revision(), api.ConfigMaps)
+	from := c.store.Revision()
+	w, err := c.store.Watch(ctx, from, api.ConfigMaps)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
 	tr, failures := &truth{}, make(chan error, sc.writers+sc.watchers+1)
+	tr.progress.Reach(from) // the first step of every writer may find nothing to change
 	var recording, writing, watching sync.WaitGroup
-	recording.Go(func() { failures <- tr.record(ctx, w) })
+	recording.Go(func() {
+		err := tr.record(ctx, w)
+		if err != nil {
+			cancel() // nobody may wait for it any more
+		}
+		failures <- err
+	})
 	watchers := make([]*witness, sc.watchers)
 	for i := range watchers {
 		watchers[i] = &witness{
-			maps: clients[i%2], colour: []string{"", "red"}[i/2%2], store: c.store, from: c.store.Revision(), rand: rand.New(rand.NewPCG(sc.seed, uint64(i))),
+			maps: clients[i%2], colour: []string{"", "red"}[i/2%2], store: c.store, from: from, rand: rand.New(rand.NewPCG(sc.seed, uint64(i))),
 		}
 		watching.Go(func() { failures <- watchers[i].live(ctx) })
 	}
