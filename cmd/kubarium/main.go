@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"kubarium.dev/cmd/kubarium/cli"
+	_ "kubarium.dev/cmd/kubarium/cli/locale" // kubectl's translations are read by those who need them
 	_ "kubarium.dev/node/podinit" // a pod's first process is this program too: it begins, and ends, in that package
 )
 
