@@ -20,7 +20,7 @@ var floors = map[string]int{
 	"cmd/kubarium/cli":        4,
 	"cmd/kubarium/cli/locale": 0,
 	"cluster/clustertest":     4,
-	"cluster/bench":           4,
+	"cluster/bench":           3,
 	"cluster":                 3,
 	"apiserver":               2,
 	"controller":              2,
