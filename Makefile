@@ -53,7 +53,7 @@ soak: go deps ## what is too long for CI (SOAK=10m); the last result is docs/soa
 	@$(GO) test -tags soak -run Soak -count 1 -timeout 0 -v ./store ./cmd/kubarium/cli
 
 deps: ## install what the machine lacks (apt, as root)
-	@missing=; for c in curl:curl nft:nftables ip:iproute2 conntrack:conntrack; do \
+	@missing=; for c in curl:curl nft:nftables ip:iproute2 conntrack:conntrack iptables-restore:iptables; do \
 	  command -v $${c%%:*} >/dev/null || PATH=$$PATH:/usr/sbin:/sbin command -v $${c%%:*} >/dev/null || missing="$$missing $${c##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
