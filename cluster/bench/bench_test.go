@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { clustertest.Main(m) }
 
-// binary builds the program as `make build` does, once for a benchmark.
-func binary(b *testing.B) string {
+// built builds the program as `make build` does, once for a benchmark.
+func built(b *testing.B) string {
 	b.Helper()
 	bin := filepath.Join(b.TempDir(), "kubarium")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "kubarium.dev/cmd/kubarium")
@@ -63,7 +63,7 @@ func (p program) status(b *testing.B) (s cluster.Status) {
 }
 
 func newProgram(b *testing.B) program {
-	return program{bin: binary(b), env: append(os.Environ(), "CI=true", "XDG_STATE_HOME="+b.TempDir(), "KUBARIUM_NAME=bench")}
+	return program{bin: built(b), env: append(os.Environ(), "CI=true", "XDG_STATE_HOME="+b.TempDir(), "KUBARIUM_NAME=bench")}
 }
 
 // BenchmarkUp is `kubarium up` of two nodes, as a user waits for it: from the process's start until a pod resolved and

@@ -195,7 +195,7 @@ func emptyNamespaces(b *testing.B, n int) int {
 // real program as its first process. No pod ends meanwhile: the kernel takes a namespace down long after the pod has gone, and
 // lets nobody make one while it does.
 func BenchmarkCommandPod(b *testing.B) {
-	c := clustertest.Start(b, cluster.Options{Program: binary(b)})
+	c := clustertest.Start(b, cluster.Options{Program: built(b)})
 	pods := c.Client.CoreV1().Pods(metav1.NamespaceDefault)
 	var took []time.Duration
 	for b.Loop() {

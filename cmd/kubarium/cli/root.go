@@ -93,7 +93,7 @@ Kubernetes verbs (get, describe, logs, exec, scale, rollout, ...) are kubectl's 
 		return failf(exitUsage, "see: "+cmd.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(a.upCommand(), a.downCommand(), a.daemonCommand(), a.statusCommand(), a.kubeconfigCommand(),
-		a.trafficCommand(), a.whyCommand(), a.shellCommand(), a.nodeCommand(), a.imageCommand(), a.listCommand(), a.configCommand(), a.doctorCommand(), a.versionCommand())
+		a.trafficCommand(), a.whyCommand(), a.shellCommand(), a.nodeCommand(), a.imageCommand(), a.listCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	for _, verb := range kubectlVerbs {
 		root.AddCommand(&cobra.Command{
 			Use: verb, Short: "Any verb of the real kubectl, for this cluster", Hidden: verb != "kubectl", DisableFlagParsing: true,
