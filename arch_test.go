@@ -45,6 +45,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":                 {"cmd/kubarium/cli"},
 	"gopkg.in/yaml.v3":                       {"api", "cluster"},
 	"k8s.io/kubectl":                         {"cmd/kubarium/cli", "cmd/kubarium/cli/locale"},
+	"k8s.io/klog":                            {"cmd/kubarium/cli"},
 	"k8s.io/apiserver":                       {},
 	"k8s.io/kubernetes":                      {},
 	"github.com/gorilla/websocket":           {"apiserver"},

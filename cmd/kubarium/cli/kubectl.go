@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
@@ -86,6 +88,11 @@ func (a *app) kubectlCommand(st state, words []string) *cobra.Command {
 		ConfigFlags: flags,
 		IOStreams:   genericiooptions.IOStreams{In: a.in, Out: a.out, ErrOut: a.err},
 	})
+	logs := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(logs)
+	for _, name := range []string{"v", "vmodule"} { // kubectl's main adds them: -v=6 shows the requests
+		c.PersistentFlags().AddGoFlag(logs.Lookup(name))
+	}
 	c.SetArgs(words)
 	c.SilenceErrors = true
 	c.SilenceUsage = true
