@@ -41,7 +41,7 @@ func (c *adoption) touched(t *turn, ev store.Event) {
 		if ev.Type == store.Added {
 			fosters(c, t, orphanPod, query[*corev1.Pod](t, api.Pods, matching(obj.Namespace, obj.Spec.Selector)))
 		}
-	case *appsv1.DaemonSet, *appsv1.StatefulSet:
+	case *appsv1.DaemonSet, *appsv1.StatefulSet, *batchv1.Job:
 		if ev.Type == store.Added {
 			selector := podSelector(nil)(obj)
 			fosters(c, t, orphanPod, query[*corev1.Pod](t, api.Pods, matching(obj.GetNamespace(), selector)))
@@ -85,10 +85,14 @@ func (c *adoption) reconcile(t *turn, name string) error {
 	namespace, plain := split(rest)
 	if prefix+"|" == orphanPod {
 		pod, ok := find[*corev1.Pod](t, api.Pods, namespace, plain)
-		if !ok || !podActive(pod) {
+		if !ok {
 			return nil
 		}
-		for _, kind := range []*api.Kind{api.ReplicaSets, api.DaemonSets, api.StatefulSets, api.Jobs} {
+		kinds := []*api.Kind{api.ReplicaSets, api.DaemonSets, api.StatefulSets, api.Jobs}
+		if podEnded(pod) {
+			kinds = kinds[3:] // a Job counts it, nobody else wants it
+		}
+		for _, kind := range kinds {
 			if err := adopt(t, pod, kind, podSelector(pod)); err != nil {
 				return err
 			}
@@ -138,10 +142,13 @@ func adopt[T api.Object](t *turn, obj T, kind *api.Kind, selector func(api.Objec
 			continue
 		}
 		s, err := metav1.LabelSelectorAsSelector(selector(parent))
-		if err != nil || s.Empty() || !s.Matches(labels.Set(obj.GetLabels())) {
+		if j, ok := parent.(*batchv1.Job); err != nil || s.Empty() || ok && jobEnded(j.Status) || !s.Matches(labels.Set(obj.GetLabels())) {
 			continue
 		}
 		child := api.Copy(obj)
+		if pod, ok := any(child).(*corev1.Pod); ok && kind == api.Jobs && !tracked(pod) {
+			pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
+		}
 		child.SetOwnerReferences(append(child.GetOwnerReferences(), *metav1.NewControllerRef(parent, kind.GroupVersionKind())))
 		return t.update(child)
 	}

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -14,25 +15,16 @@ import (
 	"kubarium.dev/store"
 )
 
-const (
-	jobComponent = "job-controller"
-	// jobBackoff and jobBackoffMost are how long a Job waits after its first failed pod, and at most: Kubernetes' figures.
-	jobBackoff     = 10 * time.Second
-	jobBackoffMost = 10 * time.Minute
-)
+const jobComponent = "job-controller"
 
 // jobs runs each Job's pods to completion.
 //
 // Each pod carries a finalizer until its end is counted in the Job's status; counting and taking the finalizer off are one
 // transaction, so that no end is lost or counted twice.
+//
+// Work is named after the Job, or "pod|namespace/name" for a pod whose Job is gone and whose end nobody will count.
 type jobs struct {
 	failing map[string]backoff // by Job; forgotten in a restart, which may then try again early
-}
-
-// backoff is the failures in a row, and when the last one was.
-type backoff struct {
-	times int
-	last  time.Time
 }
 
 func newJobs() *jobs { return &jobs{failing: map[string]backoff{}} }
@@ -42,11 +34,17 @@ func (c *jobs) touched(t *turn, ev store.Event) {
 	case api.Jobs:
 		if ev.Type == store.Deleted {
 			delete(c.failing, api.Name(ev.Object))
+			for _, pod := range owned[*corev1.Pod](t, api.Pods, ev.Object) {
+				t.todo(c, orphanPod+api.Name(pod))
+			}
 		}
 		t.todo(c, api.Name(ev.Object))
 	case api.Pods:
 		if t.by == controller(c) {
 			return
+		}
+		if pod := ev.Object.(*corev1.Pod); ev.Type != store.Deleted && tracked(pod) && jobOf(t, pod) == nil {
+			t.todo(c, orphanPod+api.Name(pod))
 		}
 		for _, pod := range states[*corev1.Pod](ev) {
 			if ref := metav1.GetControllerOfNoCopy(pod); ref != nil && ref.Kind == api.Jobs.Kind {
@@ -56,19 +54,41 @@ func (c *jobs) touched(t *turn, ev store.Event) {
 	}
 }
 
+// tracked tells that a pod's end is still to be counted.
+func tracked(pod *corev1.Pod) bool {
+	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
+}
+
+// jobOf is the Job that a pod belongs to; nil when there is none.
+func jobOf(t *turn, pod *corev1.Pod) *batchv1.Job {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref == nil || ref.Kind != api.Jobs.Kind {
+		return nil
+	}
+	if job, ok := find[*batchv1.Job](t, api.Jobs, pod.Namespace, ref.Name); ok && job.UID == ref.UID {
+		return job
+	}
+	return nil
+}
+
 // run is one look at a Job: what it was, what has become of its pods, and the status that follows.
 type run struct {
 	job         *batchv1.Job
 	status      *batchv1.JobStatus
 	active      []*corev1.Pod // neither ended nor deleted
-	terminating []*corev1.Pod
-	ended       []*corev1.Pod // newly: to be counted
-	history     []*corev1.Pod // every pod that is still there and over
-	failedNow   int
+	terminating []*corev1.Pod // deleted, and not ended yet
+	succeeded   []*corev1.Pod // newly: to be counted
+	failed      []*corev1.Pod // likewise; under the usual podReplacementPolicy a terminating pod is one at once
+	failures    int32         // all that count, those that delayed withholds from the status included
+	delayed     map[int]*corev1.Pod
+	counted     []*corev1.Pod // those that the status has now: their finalizer is to go
 	now         time.Time
 }
 
 func (c *jobs) reconcile(t *turn, name string) error {
+	if rest, ok := strings.CutPrefix(name, orphanPod); ok {
+		return c.reconcileOrphan(t, rest)
+	}
 	namespace, plain := split(name)
 	job, ok := find[*batchv1.Job](t, api.Jobs, namespace, plain)
 	if !ok {
@@ -85,23 +105,38 @@ func (c *jobs) reconcile(t *turn, name string) error {
 		return err
 	}
 	if jobEnded(job.Status) {
-		if err := c.letGo(t, r.ended); err != nil {
+		if err := c.letGo(t, slices.Concat(r.succeeded, r.failed)); err != nil {
 			return err
 		}
+		delete(c.failing, name)
 		return c.expire(t, job)
 	}
-	verdict := r.count()
-	if err := c.letGo(t, r.ended); err != nil {
+	r.count()
+	if b := c.failing[name].after(r.succeeded, r.failed); b.times > 0 && job.Spec.BackoffLimitPerIndex == nil {
+		c.failing[name] = b
+	} else {
+		delete(c.failing, name)
+	}
+	if err := c.decide(t, r); err != nil {
 		return err
 	}
-	c.backOff(name, r)
-	if err := c.decide(t, r, verdict); err != nil {
+	if err := c.letGo(t, r.counted); err != nil {
 		return err
 	}
 	return c.report(t, r)
 }
 
-// look sorts a Job's pods.
+// reconcileOrphan lets a pod go that waits for a Job which is not there.
+func (c *jobs) reconcileOrphan(t *turn, name string) error {
+	namespace, plain := split(name)
+	pod, ok := find[*corev1.Pod](t, api.Pods, namespace, plain)
+	if !ok || jobOf(t, pod) != nil {
+		return nil
+	}
+	return c.letGo(t, []*corev1.Pod{pod})
+}
+
+// look sorts a Job's pods, and sets those free that its selector matches no longer.
 func (c *jobs) look(t *turn, job *batchv1.Job) (*run, error) {
 	r := &run{job: job, status: job.Status.DeepCopy(), now: t.now}
 	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
@@ -109,38 +144,50 @@ func (c *jobs) look(t *turn, job *batchv1.Job) (*run, error) {
 		return nil, err
 	}
 	for _, pod := range owned[*corev1.Pod](t, api.Pods, job) {
-		switch tracked := slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer); {
-		case !selector.Matches(labels.Set(pod.Labels)):
-			if err := c.letGo(t, []*corev1.Pod{pod}); err != nil {
+		if !selector.Matches(labels.Set(pod.Labels)) {
+			free := api.Copy(pod)
+			dropFinalizer(free)
+			if err := release(t, free, job); err != nil {
 				return nil, err
 			}
-		case podOver(pod):
-			if r.history = append(r.history, pod); tracked {
-				r.ended = append(r.ended, pod)
-			}
+			continue
+		}
+		switch {
+		case podEnded(pod):
 		case pod.DeletionTimestamp != nil:
 			r.terminating = append(r.terminating, pod)
 		default:
 			r.active = append(r.active, pod)
 		}
+		switch {
+		case !tracked(pod):
+		case pod.Status.Phase == corev1.PodSucceeded:
+			r.succeeded = append(r.succeeded, pod)
+		case pod.Status.Phase == corev1.PodFailed || pod.DeletionTimestamp != nil && !replacesFailedOnly(job):
+			r.failed = append(r.failed, pod)
+		}
 	}
 	return r, nil
 }
 
-// podOver tells that nothing of a pod runs any more: it has ended, or it was deleted and its node is done with it.
-func podOver(pod *corev1.Pod) bool {
-	return podEnded(pod) || pod.DeletionTimestamp != nil && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds == 0)
+// replacesFailedOnly tells that a pod on its way out is not replaced, nor counted, before it has ended.
+func replacesFailedOnly(job *batchv1.Job) bool {
+	return job.Spec.PodReplacementPolicy != nil && *job.Spec.PodReplacementPolicy == batchv1.Failed
+}
+
+func dropFinalizer(pod *corev1.Pod) {
+	pod.Finalizers = slices.DeleteFunc(pod.Finalizers, func(f string) bool { return f == batchv1.JobTrackingFinalizer })
 }
 
 // letGo takes the Job's finalizer off pods.
 func (c *jobs) letGo(t *turn, pods []*corev1.Pod) error {
 	for _, pod := range pods {
-		i := slices.Index(pod.Finalizers, batchv1.JobTrackingFinalizer)
-		if i < 0 {
+		now, ok := find[*corev1.Pod](t, api.Pods, pod.Namespace, pod.Name)
+		if !ok || now.UID != pod.UID || !tracked(now) {
 			continue
 		}
-		free := api.Copy(pod)
-		free.Finalizers = slices.Delete(free.Finalizers, i, i+1)
+		free := api.Copy(now)
+		dropFinalizer(free)
 		if err := t.update(free); err != nil {
 			return err
 		}
@@ -171,53 +218,20 @@ func jobEndedAt(job *batchv1.Job) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-func (c *jobs) backOff(name string, r *run) {
-	b := c.failing[name]
-	for _, pod := range r.ended {
-		if pod.Status.Phase == corev1.PodSucceeded {
-			b = backoff{}
-		}
-	}
-	if r.failedNow > 0 {
-		b.times += r.failedNow
-		b.last = r.now
-	}
-	if b.times == 0 {
-		delete(c.failing, name)
-		return
-	}
-	c.failing[name] = b
-}
-
-// wait is how long no pod is to be made after the last failure.
-func (b backoff) wait(now time.Time) time.Duration {
-	if b.times == 0 {
-		return 0
-	}
-	pause := jobBackoff
-	for n := 1; n < b.times && pause < jobBackoffMost; n++ {
-		pause *= 2
-	}
-	return b.last.Add(min(pause, jobBackoffMost)).Sub(now)
-}
-
 // decide does what the Job's state asks for: end it, pause it, or keep the wanted number of pods.
-func (c *jobs) decide(t *turn, r *run, verdict *verdict) error {
-	if verdict == nil {
-		verdict = r.judge()
+func (c *jobs) decide(t *turn, r *run) error {
+	if r.status.StartTime == nil && !suspended(r.job) {
+		r.begin()
 	}
-	switch {
-	case verdict != nil:
-		return c.end(t, r, *verdict)
-	case suspended(r.job):
+	if v := r.judge(); v != nil {
+		return c.end(t, r, *v)
+	}
+	if suspended(r.job) {
 		return c.pause(t, r)
-	}
-	if r.status.StartTime == nil {
-		now := metav1.NewTime(t.now.Truncate(time.Second))
-		r.status.StartTime = &now
 	}
 	if cond := jobCondition(r.status, batchv1.JobSuspended); cond != nil && cond.Status == corev1.ConditionTrue {
 		r.set(batchv1.JobSuspended, corev1.ConditionFalse, "JobResumed", "Job resumed")
+		r.begin() // the deadline counts the time at work alone
 		if err := t.record(r.job, happening{component: jobComponent, reason: "Resumed", message: "Job resumed"}); err != nil {
 			return err
 		}
@@ -228,13 +242,21 @@ func (c *jobs) decide(t *turn, r *run, verdict *verdict) error {
 	return c.staff(t, r)
 }
 
-// end writes down how a Job ends, deletes what still runs and, when that is over, ends it.
+func (r *run) begin() {
+	now := metav1.NewTime(r.now.Truncate(time.Second))
+	r.status.StartTime = &now
+}
+
+// end writes down how a Job ends, deletes what still runs and, when that is over, ends it. What a failure cuts short has failed;
+// what a success makes superfluous has not.
 func (c *jobs) end(t *turn, r *run, v verdict) error {
 	interim, final := batchv1.JobSuccessCriteriaMet, batchv1.JobComplete
 	if v.failed {
 		interim, final = batchv1.JobFailureTarget, batchv1.JobFailed
 	}
-	if r.set(interim, corev1.ConditionTrue, v.reason, v.message); len(r.active) > 0 {
+	r.set(interim, corev1.ConditionTrue, v.reason, v.message)
+	r.release(v.failed)
+	if len(r.active) > 0 {
 		return c.dismiss(t, r, r.active)
 	}
 	if len(r.terminating) > 0 {
@@ -262,8 +284,11 @@ func (c *jobs) pause(t *turn, r *run) error {
 	return c.dismiss(t, r, r.active)
 }
 
-// dismiss deletes pods that still run.
+// dismiss deletes pods that still run, none of which counts as failed for that.
 func (c *jobs) dismiss(t *turn, r *run, pods []*corev1.Pod) error {
+	if err := c.letGo(t, pods); err != nil {
+		return err
+	}
 	for _, pod := range pods {
 		if err := t.delete(pod, store.DeleteOptions{}); err != nil {
 			return err

@@ -149,23 +149,6 @@ func TestAnIndexedJobGivesEachPodItsIndex(t *testing.T) {
 	}
 }
 
-func TestAPodFailurePolicyEndsOrIgnores(t *testing.T) {
-	t.Parallel()
-	on := func(action batchv1.PodFailurePolicyAction, code int32) batchv1.PodFailurePolicyRule {
-		return batchv1.PodFailurePolicyRule{Action: action, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
-			Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{code}}}
-	}
-	c := newCluster(t, "n1")
-	c.create(job("rules", func(j *batchv1.Job) {
-		j.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
-			on(batchv1.PodFailurePolicyActionIgnore, 7), on(batchv1.PodFailurePolicyActionFailJob, 42)}}
-	}))
-	c.exit(c.atWork(1)[0].Name, 7)
-	c.wantJob("rules", "", 1, 0, 0) // ignored, and replaced at once
-	c.exit(c.atWork(1)[0].Name, 42)
-	c.wantJob("rules", "FailureTarget(PodFailurePolicy) Failed(PodFailurePolicy)", 0, 0, 1)
-}
-
 func TestASuspendedJobHasNoPodsUntilItIsResumed(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "n1")

@@ -2,9 +2,8 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -53,58 +52,136 @@ func (r *run) set(kind batchv1.JobConditionType, status corev1.ConditionStatus, 
 	}
 }
 
-// count adds the newly ended pods to the status. It returns a verdict when a pod's failure ends the whole Job.
-func (r *run) count() (v *verdict) {
-	completed := indexesOf(r.status.CompletedIndexes)
-	failed := map[int]bool{}
-	if r.status.FailedIndexes != nil {
-		failed = indexesOf(*r.status.FailedIndexes)
-	}
-	for _, pod := range r.ended {
-		index, ok := indexOf(pod)
-		if indexed(r.job) && (!ok || index >= int(*r.job.Spec.Completions)) {
-			continue
-		}
-		if pod.Status.Phase == corev1.PodSucceeded {
+// count adds the newly ended pods to the status.
+func (r *run) count() {
+	completed, failed := r.indexes()
+	for _, pod := range r.succeeded {
+		if index, ok := r.indexOf(pod); ok {
 			completed[index] = true
 			r.status.Succeeded++
-			continue
 		}
-		action, why := r.policy(pod)
+	}
+	r.counted = append(r.counted, r.succeeded...)
+	r.failures = r.status.Failed
+	for _, pod := range r.failed {
+		action, _ := r.policy(pod)
 		if action == batchv1.PodFailurePolicyActionIgnore {
 			continue
 		}
-		r.status.Failed++
-		r.failedNow++
-		if action == batchv1.PodFailurePolicyActionFailJob && v == nil {
-			v = &verdict{true, batchv1.JobReasonPodFailurePolicy, why}
-		}
-		if limit := r.job.Spec.BackoffLimitPerIndex; limit != nil && (action == batchv1.PodFailurePolicyActionFailIndex || failureCount(pod)+1 > *limit) {
+		r.failures++
+		limit := r.job.Spec.BackoffLimitPerIndex
+		if index, ok := r.indexOf(pod); ok && limit != nil && (action == batchv1.PodFailurePolicyActionFailIndex || failureCount(pod) >= *limit) {
 			failed[index] = true
 		}
 	}
+	r.delayed = r.delay(completed, failed)
+	var now []*corev1.Pod
+	for _, pod := range r.failed {
+		if index, ok := indexOf(pod); !ok || r.delayed[index] != pod {
+			now = append(now, pod)
+		}
+	}
+	r.fail(now)
+	if indexed(r.job) {
+		r.status.Succeeded = int32(len(completed))
+		r.status.CompletedIndexes = printIndexes(completed)
+		if r.job.Spec.BackoffLimitPerIndex != nil {
+			text := printIndexes(failed)
+			r.status.FailedIndexes = &text
+		}
+	}
+}
+
+// fail counts failed pods, but for those that the Job's policy ignores.
+func (r *run) fail(pods []*corev1.Pod) {
+	for _, pod := range pods {
+		if action, _ := r.policy(pod); action == batchv1.PodFailurePolicyActionIgnore {
+			continue
+		}
+		if _, ok := r.indexOf(pod); ok {
+			r.status.Failed++
+		}
+	}
+	r.counted = append(r.counted, pods...)
+}
+
+// delay picks for each index that needs another pod its last failed one: it stays uncounted until its successor, who is told how
+// often the index has failed, is there.
+func (r *run) delay(completed, failed map[int]bool) map[int]*corev1.Pod {
+	if r.job.Spec.BackoffLimitPerIndex == nil {
+		return nil
+	}
+	busy := map[int]bool{}
+	for _, pod := range r.active {
+		if i, ok := indexOf(pod); ok {
+			busy[i] = true
+		}
+	}
+	last := map[int]*corev1.Pod{}
+	for _, pod := range r.failed {
+		i, ok := r.indexOf(pod)
+		if !ok || completed[i] || failed[i] || busy[i] {
+			continue
+		}
+		if old := last[i]; old == nil || allFailures(pod) >= allFailures(old) && byFinish(pod, old) >= 0 {
+			last[i] = pod
+		}
+	}
+	return last
+}
+
+// release counts what would still wait to be counted, now that the Job ends; with it, if it fails, the pods that run.
+func (r *run) release(failed bool) {
+	for _, i := range slices.Sorted(maps.Keys(r.delayed)) {
+		r.fail([]*corev1.Pod{r.delayed[i]})
+	}
+	r.delayed = nil
+	rest := slices.Concat(r.active, r.terminating)
+	rest = slices.DeleteFunc(rest, func(p *corev1.Pod) bool { return !tracked(p) || slices.Contains(r.failed, p) })
+	if failed {
+		r.fail(rest)
+	} else {
+		r.counted = append(r.counted, rest...)
+	}
+}
+
+// indexes are those that the status says have completed, and have failed; none beyond the number that is wanted by now.
+func (r *run) indexes() (completed, failed map[int]bool) {
+	completed, failed = indexesOf(r.status.CompletedIndexes), map[int]bool{}
+	if r.status.FailedIndexes != nil {
+		failed = indexesOf(*r.status.FailedIndexes)
+	}
+	if indexed(r.job) {
+		beyond := func(i int, _ bool) bool { return i >= int(*r.job.Spec.Completions) }
+		maps.DeleteFunc(completed, beyond)
+		maps.DeleteFunc(failed, beyond)
+	}
+	return completed, failed
+}
+
+// indexOf is a pod's index; false for a pod that an indexed Job does not want. The pods of another Job have no index.
+func (r *run) indexOf(pod *corev1.Pod) (int, bool) {
 	if !indexed(r.job) {
-		return v
+		return -1, true
 	}
-	r.status.Succeeded = int32(len(completed))
-	r.status.CompletedIndexes = printIndexes(completed)
-	if r.job.Spec.BackoffLimitPerIndex != nil {
-		text := printIndexes(failed)
-		r.status.FailedIndexes = &text
-	}
-	return v
+	index, ok := indexOf(pod)
+	return index, ok && index < int(*r.job.Spec.Completions)
 }
 
 // judge tells how the Job ends, if it does now. A verdict once begun stands.
 func (r *run) judge() *verdict {
-	if c := jobCondition(r.status, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
-		return &verdict{true, c.Reason, c.Message}
-	}
 	if c := jobCondition(r.status, batchv1.JobSuccessCriteriaMet); c != nil && c.Status == corev1.ConditionTrue {
 		return &verdict{false, c.Reason, c.Message}
 	}
-	spec := &r.job.Spec
-	if limit := int(wantedOr(spec.BackoffLimit, 6)); int(r.status.Failed) > limit || r.restarts(limit) {
+	if c := jobCondition(r.status, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
+		return &verdict{true, c.Reason, c.Message}
+	}
+	for _, pod := range r.failed {
+		if action, why := r.policy(pod); action == batchv1.PodFailurePolicyActionFailJob {
+			return &verdict{true, batchv1.JobReasonPodFailurePolicy, why}
+		}
+	}
+	if limit := wantedOr(r.job.Spec.BackoffLimit, 6); r.failures > limit || r.restarts(int(limit)) {
 		return &verdict{true, batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit"}
 	}
 	if at, ok := r.deadline(); ok && !at.After(r.now) && !suspended(r.job) {
@@ -125,7 +202,7 @@ func (r *run) judge() *verdict {
 // done tells that as many pods have succeeded as the Job wants; without a number one is enough, once no other runs.
 func (r *run) done() bool {
 	if r.job.Spec.Completions == nil {
-		return r.status.Succeeded > 0 && len(r.active)+len(r.terminating) == 0
+		return r.status.Succeeded > 0 && len(r.active) == 0
 	}
 	return r.status.Succeeded >= *r.job.Spec.Completions
 }
@@ -216,9 +293,11 @@ func (r *run) policy(pod *corev1.Pod) (batchv1.PodFailurePolicyAction, string) {
 					s.Name, api.Name(pod), s.State.Terminated.ExitCode, rule.Action, i)
 			}
 		}
-		for _, want := range rule.OnPodConditions {
-			if c := podCondition(pod, want.Type); c != nil && c.Status == want.Status {
-				return rule.Action, fmt.Sprintf("Pod %s has condition %v matching %v rule at index %d", api.Name(pod), want.Type, rule.Action, i)
+		for _, cond := range pod.Status.Conditions {
+			if slices.ContainsFunc(rule.OnPodConditions, func(p batchv1.PodFailurePolicyOnPodConditionsPattern) bool {
+				return p.Type == cond.Type && p.Status == cond.Status
+			}) {
+				return rule.Action, fmt.Sprintf("Pod %s has condition %v matching %v rule at index %d", api.Name(pod), cond.Type, rule.Action, i)
 			}
 		}
 	}
@@ -227,7 +306,7 @@ func (r *run) policy(pod *corev1.Pod) (batchv1.PodFailurePolicyAction, string) {
 
 // exited finds a container whose exit code a rule names.
 func exited(pod *corev1.Pod, rule *batchv1.PodFailurePolicyOnExitCodesRequirement) (corev1.ContainerStatus, bool) {
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses) {
 		if s.State.Terminated == nil || s.State.Terminated.ExitCode == 0 || rule.ContainerName != nil && *rule.ContainerName != s.Name {
 			continue
 		}
@@ -236,52 +315,4 @@ func exited(pod *corev1.Pod, rule *batchv1.PodFailurePolicyOnExitCodesRequiremen
 		}
 	}
 	return corev1.ContainerStatus{}, false
-}
-
-func indexOf(pod *corev1.Pod) (int, bool) {
-	n, err := strconv.Atoi(pod.Annotations[batchv1.JobCompletionIndexAnnotation])
-	return n, err == nil && n >= 0
-}
-
-// indexesOf reads "0,2-4"; what is not of that form is left out.
-func indexesOf(text string) map[int]bool {
-	set := map[int]bool{}
-	for part := range strings.SplitSeq(text, ",") {
-		from, to, ranged := strings.Cut(part, "-")
-		first, err := strconv.Atoi(from)
-		last := first
-		if ranged && err == nil {
-			last, err = strconv.Atoi(to)
-		}
-		for i := first; err == nil && i <= last; i++ {
-			set[i] = true
-		}
-	}
-	return set
-}
-
-// printIndexes is indexesOf backwards; from three in a row on as a range, as Kubernetes writes it.
-func printIndexes(set map[int]bool) string {
-	all := make([]int, 0, len(set))
-	for i := range set {
-		all = append(all, i)
-	}
-	slices.Sort(all)
-	var parts []string
-	for i := 0; i < len(all); {
-		j := i
-		for j+1 < len(all) && all[j+1] == all[j]+1 {
-			j++
-		}
-		switch {
-		case j == i:
-			parts = append(parts, strconv.Itoa(all[i]))
-		case j == i+1:
-			parts = append(parts, strconv.Itoa(all[i]), strconv.Itoa(all[j]))
-		default:
-			parts = append(parts, fmt.Sprintf("%d-%d", all[i], all[j]))
-		}
-		i = j + 1
-	}
-	return strings.Join(parts, ",")
 }
