@@ -37,8 +37,8 @@ func built(b *testing.B) string {
 }
 
 type program struct {
-	bin string
-	env []string
+	bin, state string
+	env        []string
 }
 
 func (p program) run(b *testing.B, words ...string) string {
@@ -63,7 +63,8 @@ func (p program) status(b *testing.B) (s cluster.Status) {
 }
 
 func newProgram(b *testing.B) program {
-	return program{bin: built(b), env: append(os.Environ(), "CI=true", "XDG_STATE_HOME="+b.TempDir(), "KUBARIUM_NAME=bench")}
+	state := b.TempDir()
+	return program{bin: built(b), state: state, env: append(os.Environ(), "CI=true", "XDG_STATE_HOME="+state, "KUBARIUM_NAME=bench")}
 }
 
 // BenchmarkUp is `kubarium up` of two nodes, as a user waits for it: from the process's start until a pod resolved and
