@@ -49,12 +49,40 @@ func (s *Server) eachLimit(c *call, obj api.Object, do func(*corev1.LimitRange, 
 	return nil
 }
 
+// Admit refuses a new object that goes against a LimitRange or a ResourceQuota of its namespace, as a client's would be refused; it
+// is for those who write to the store themselves, and writes nothing. The object has its defaults and its name.
+func Admit(tx *store.Tx, obj api.Object) error {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		for _, l := range store.All[*corev1.LimitRange](tx.List(api.LimitRanges, store.Query{Namespace: pod.Namespace})) {
+			if err := api.CheckLimits(l, pod); err != nil {
+				return forbidden(obj, "%w", err)
+			}
+		}
+	}
+	_, err := charge(tx, obj, nil)
+	return err
+}
+
 // admitQuota refuses obj, the successor of old (nil for a new one), when it takes more than a ResourceQuota of its namespace
 // leaves. It counts inside the transaction that writes, so that two writers cannot both take the last of something, and keeps
-// the quota's status in step.
+// the quotas' statuses in step.
 func admitQuota(tx *store.Tx, obj, old api.Object) error {
+	charged, err := charge(tx, obj, old)
+	if err != nil {
+		return err
+	}
+	for _, quota := range charged {
+		if err := tx.Update(quota); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// charge is the quotas of obj's namespace as they are with it in old's place, unless it is too much for one of them.
+func charge(tx *store.Tx, obj, old api.Object) (charged []*corev1.ResourceQuota, err error) {
 	if obj.GetNamespace() == "" || api.KindOf(obj) == api.Events {
-		return nil
+		return nil, nil
 	}
 	for _, q := range tx.List(api.ResourceQuotas, store.Query{Namespace: obj.GetNamespace()}) {
 		quota := q.(*corev1.ResourceQuota)
@@ -69,18 +97,20 @@ func admitQuota(tx *store.Tx, obj, old api.Object) error {
 		if pod, ok := obj.(*corev1.Pod); ok && old == nil {
 			if missing := api.QuotaMissing(&quota.Spec, pod); len(missing) > 0 {
 				slices.Sort(missing)
-				return forbidden(obj, "failed quota: %s: must specify %s", quota.Name, strings.Join(missing, "; "))
+				return nil, forbidden(obj, "failed quota: %s: must specify %s", quota.Name, strings.Join(missing, "; "))
 			}
 		}
-		if err := chargeQuota(tx, quota, obj, asked); err != nil {
-			return err
+		next, err := chargeQuota(tx, quota, obj, asked)
+		if err != nil {
+			return nil, err
 		}
+		charged = append(charged, next)
 	}
-	return nil
+	return charged, nil
 }
 
 // chargeQuota adds what was asked of a quota to what is used, unless that is too much.
-func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, asked corev1.ResourceList) error {
+func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, asked corev1.ResourceList) (*corev1.ResourceQuota, error) {
 	used := api.QuotaStatus(quota, within(tx, quota.Namespace)).Used
 	var over []corev1.ResourceName
 	for name, more := range asked {
@@ -92,7 +122,7 @@ func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, aske
 	}
 	if len(over) > 0 {
 		slices.Sort(over)
-		return forbidden(obj, "exceeded quota: %s, requested: %s, used: %s, limited: %s", quota.Name,
+		return nil, forbidden(obj, "exceeded quota: %s, requested: %s, used: %s, limited: %s", quota.Name,
 			amounts(over, asked), amounts(over, used), amounts(over, quota.Spec.Hard))
 	}
 	for name, more := range asked {
@@ -102,7 +132,7 @@ func chargeQuota(tx *store.Tx, quota *corev1.ResourceQuota, obj api.Object, aske
 	}
 	next := api.Copy(quota)
 	next.Status = corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard.DeepCopy(), Used: used}
-	return tx.Update(next)
+	return next, nil
 }
 
 // refreshQuotas counts again what the ResourceQuotas of a namespace bound.
