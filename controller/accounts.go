@@ -1,7 +1,10 @@
 package controller
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
@@ -71,19 +74,20 @@ func (c *accounts) reconcile(t *turn, name string) error {
 
 // admit gives a pod that a controller makes what the API server's admission gives to everybody else's: its ServiceAccount with what
 // that brings, and the amounts that LimitRanges give.
-func (t *turn) admit(obj api.Object) {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return
-	}
+func (t *turn) admitPod(pod *corev1.Pod) error {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {
 		name = api.DefaultServiceAccount
 	}
 	pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = name, name
-	account, _ := find[*corev1.ServiceAccount](t, api.ServiceAccounts, pod.Namespace, name)
+	account, ok := find[*corev1.ServiceAccount](t, api.ServiceAccounts, pod.Namespace, name)
+	if !ok && name != api.DefaultServiceAccount {
+		return apierrors.NewForbidden(api.Pods.GroupResource(), pod.Name,
+			fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", pod.Namespace, name, name))
+	}
 	api.UseServiceAccount(pod, account, t.engine.o.MountTokens)
 	for _, l := range query[*corev1.LimitRange](t, api.LimitRanges, store.Query{Namespace: pod.Namespace}) {
 		api.ApplyLimits(l, pod)
 	}
+	return nil
 }

@@ -14,7 +14,11 @@ import (
 	"kubarium.dev/store"
 )
 
-const daemonComponent = "daemonset-controller"
+const (
+	daemonComponent = "daemonset-controller"
+	// daemonBackoffMost is how long a failed daemon pod is left before another is made in its place, at most: Kubernetes' figure.
+	daemonBackoffMost = 15 * time.Minute
+)
 
 // daemonSets keeps one pod of each DaemonSet on each node that it may run on.
 type daemonSets struct {
@@ -161,23 +165,34 @@ func (c *daemonSets) count(t *turn, ds *appsv1.DaemonSet, x *host, pod *corev1.P
 	case ok && wait == 0:
 		if x.available = true; pod == x.fresh {
 			x.freshAvailable = true
-			delete(c.failing, api.Name(ds)+" "+x.node.Name)
 		}
 	case ok:
 		t.later(c, api.Name(ds), t.now.Add(wait))
 	}
 }
 
-// bury deletes a pod that has ended, later and later when that happens again and again.
+// daemonPause is how long after the last failed pod of a node the next one is deleted.
+func daemonPause(times int) time.Duration {
+	if times == 0 {
+		return 0
+	}
+	return min(time.Second<<min(times-1, 10), daemonBackoffMost)
+}
+
+// bury deletes a pod that has ended; one that failed later and later when that happens again and again.
 func (c *daemonSets) bury(t *turn, ds *appsv1.DaemonSet, pod *corev1.Pod) error {
 	key := api.Name(ds) + " " + daemonNode(pod)
-	b := c.failing[key]
-	pause := time.Second << min(b.times, 9)
-	if wait := b.last.Add(pause).Sub(t.now); b.times > 0 && wait > 0 {
-		t.later(c, api.Name(ds), t.now.Add(wait))
-		return nil
+	if pod.Status.Phase == corev1.PodFailed {
+		b := c.failing[key]
+		if b.times > 0 && t.now.Sub(b.last) > 2*daemonBackoffMost {
+			b = backoff{}
+		}
+		if wait := b.last.Add(daemonPause(b.times)).Sub(t.now); wait > 0 {
+			t.later(c, api.Name(ds), t.now.Add(wait))
+			return nil
+		}
+		c.failing[key] = backoff{b.times + 1, t.now}
 	}
-	c.failing[key] = backoff{b.times + 1, t.now}
 	h := happening{component: daemonComponent, warning: true, reason: "FailedDaemonPod"}
 	h.message = fmt.Sprintf("Found failed daemon pod %s on node %s, will try to kill it", api.Name(pod), daemonNode(pod))
 	if pod.Status.Phase == corev1.PodSucceeded {
@@ -204,7 +219,7 @@ func (c *daemonSets) carryOut(t *turn, ds *appsv1.DaemonSet, hash string, p daem
 	}
 	for _, node := range p.create[:min(len(p.create), burst)] {
 		pod := daemonPod(ds, node, hash)
-		if err := t.create(pod); err != nil {
+		if failure, err := t.turnedAway(ds, daemonComponent, t.create(pod)); failure != nil || err != nil {
 			return err
 		}
 		h := happening{component: daemonComponent, reason: "SuccessfulCreate", message: "Created pod: " + pod.Name}

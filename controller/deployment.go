@@ -71,7 +71,7 @@ func (c *deployments) reconcile(t *turn, name string) error {
 	}
 	if c.mayBegin(r) {
 		if r.current, err = c.createSet(t, r); err != nil {
-			return err
+			return c.notCreated(t, r, err)
 		}
 	}
 	steps := planScale(r)
@@ -185,6 +185,27 @@ func (c *deployments) createSet(t *turn, r rollout) (*appsv1.ReplicaSet, error) 
 		}
 	}
 	return rs, nil
+}
+
+// notCreated says that the newest template's ReplicaSet was refused.
+func (c *deployments) notCreated(t *turn, r rollout, err error) error {
+	if !forbidden(err) {
+		return err
+	}
+	d := r.deployment
+	t.engine.barred.note(c, d)
+	message := fmt.Sprintf("Failed to create new replica set %q: %v", d.Name+"-"+templateHash(&d.Spec.Template, d.Status.CollisionCount), err)
+	if hasDeadline(d) {
+		next := api.Copy(d)
+		next.Status.Conditions = slices.Clone(d.Status.Conditions)
+		setCondition(&next.Status, appsv1.DeploymentCondition{
+			Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: reasonNotCreated, Message: message,
+		}, t.now)
+		if err := t.update(next); err != nil {
+			return err
+		}
+	}
+	return t.record(d, happening{component: deploymentComponent, warning: true, reason: reasonNotCreated, message: message})
 }
 
 // collide counts a template hash that another ReplicaSet has already, so that the next try takes another name.

@@ -36,6 +36,7 @@ type engine struct {
 	controllers []controller
 	queues      map[controller]*queue
 	alarms      alarms
+	barred      barred
 	own         []span // the engine's own writes that the watch has yet to repeat
 }
 
@@ -43,7 +44,7 @@ type engine struct {
 type span struct{ first, last uint64 }
 
 func newEngine(o Config) *engine {
-	e := &engine{o: o, queues: map[controller]*queue{}}
+	e := &engine{o: o, queues: map[controller]*queue{}, barred: barred{}}
 	e.controllers = []controller{
 		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{}, newDisruptions(), &accounts{}, newQuotas(),
 		&adoption{}, &replicaSets{}, &deployments{},

@@ -37,7 +37,7 @@ func (c *jobs) staff(t *turn, r *run) error {
 		return nil
 	}
 	for range missing {
-		if err := c.hire(t, r, newJobPod(r.job)); err != nil {
+		if failure, err := c.hire(t, r, newJobPod(r.job)); failure != nil || err != nil {
 			return err
 		}
 	}
@@ -68,7 +68,7 @@ func (c *jobs) staffIndexes(t *turn, r *run, missing int) error {
 		}
 		pod := newJobPod(r.job)
 		r.index(pod, index)
-		if err := c.hire(t, r, pod); err != nil {
+		if failure, err := c.hire(t, r, pod); failure != nil || err != nil {
 			return err
 		}
 	}
@@ -78,12 +78,13 @@ func (c *jobs) staffIndexes(t *turn, r *run, missing int) error {
 	return nil
 }
 
-func (c *jobs) hire(t *turn, r *run, pod *corev1.Pod) error {
-	if err := t.create(pod); err != nil {
-		return err
+// hire makes a pod; failure is why it was refused.
+func (c *jobs) hire(t *turn, r *run, pod *corev1.Pod) (failure, err error) {
+	if failure, err = t.turnedAway(r.job, jobComponent, t.create(pod)); failure != nil || err != nil {
+		return failure, err
 	}
 	r.active = append(r.active, pod)
-	return t.record(r.job, happening{component: jobComponent, reason: "SuccessfulCreate", message: "Created pod: " + pod.Name})
+	return nil, t.record(r.job, happening{component: jobComponent, reason: "SuccessfulCreate", message: "Created pod: " + pod.Name})
 }
 
 // surplus picks at least this many pods that are to go; all but one of those that share an index go first, and those whose index is

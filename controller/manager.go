@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kubarium.dev/api"
 	"kubarium.dev/store"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	RootCA string
 	// MountTokens gives every pod that a controller makes the volume with its ServiceAccount's token, as the API server's does.
 	MountTokens bool
+	// Admit says whether an object that a controller is about to create may be, as the API server does for its clients: by quotas and
+	// limits. It writes nothing. nil for a cluster without bounds.
+	Admit func(tx *store.Tx, obj api.Object) error
 }
 
 // Manager runs every controller.

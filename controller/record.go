@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -22,6 +23,8 @@ type happening struct {
 	warning   bool
 	reason    string // "ScalingReplicaSet"
 	message   string
+	// topic tells what is said again and again in ever other words, so that it stays one event; the message where it is "".
+	topic string
 }
 
 // record writes an event about obj, or counts one up that says the same.
@@ -35,6 +38,7 @@ func (t *turn) record(obj api.Object, h happening) error {
 	if old, ok := find[*corev1.Event](t, api.Events, namespace, name); ok {
 		again := api.Copy(old)
 		again.Count++
+		again.Message = h.message
 		again.LastTimestamp = now
 		return t.update(again)
 	}
@@ -61,7 +65,7 @@ func (t *turn) record(obj api.Object, h happening) error {
 // eventName is one for each thing that is said of an object, so that saying it again finds the first.
 func eventName(obj api.Object, h happening) string {
 	sum := fnv.New64a()
-	fmt.Fprintf(sum, "%s\x00%s\x00%s\x00%s", obj.GetUID(), h.component, h.reason, h.message)
+	fmt.Fprintf(sum, "%s\x00%s\x00%s\x00%s", obj.GetUID(), h.component, h.reason, cmp.Or(h.topic, h.message))
 	return fmt.Sprintf("%s.%016x", obj.GetName(), sum.Sum64())
 }
 

@@ -63,22 +63,23 @@ func (c *replicaSets) reconcile(t *turn, name string) error {
 	missing := int(wanted(rs.Spec.Replicas)) - len(pods)
 	switch {
 	case rs.DeletionTimestamp != nil || missing == 0:
-		return c.report(t, rs, pods)
+		return c.report(t, rs, pods, nil)
 	case missing > 0:
 		err = c.make(t, rs, missing)
 	default:
 		err = c.cull(t, rs, pods, -missing)
 	}
+	failure, err := t.turnedAway(rs, replicaSetComponent, err)
 	if err != nil {
 		return err
 	}
 	if pods, err = c.claimed(t, rs); err != nil {
 		return err
 	}
-	if len(pods) != int(wanted(rs.Spec.Replicas)) {
+	if len(pods) != int(wanted(rs.Spec.Replicas)) && failure == nil {
 		t.todo(c, name) // the rest comes in another burst
 	}
-	return c.report(t, rs, pods)
+	return c.report(t, rs, pods, failure)
 }
 
 // wanted is a replica count, 1 where none is given.
@@ -177,10 +178,10 @@ func (c *replicaSets) related(t *turn, rs *appsv1.ReplicaSet, own []*corev1.Pod)
 	return pods
 }
 
-// report writes the status.
-func (c *replicaSets) report(t *turn, rs *appsv1.ReplicaSet, pods []*corev1.Pod) error {
+// report writes the status. failure is why pods are missing.
+func (c *replicaSets) report(t *turn, rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error) error {
 	status := appsv1.ReplicaSetStatus{
-		Replicas: int32(len(pods)), ObservedGeneration: rs.Generation, Conditions: rs.Status.Conditions,
+		Replicas: int32(len(pods)), ObservedGeneration: rs.Generation, Conditions: replicaFailure(rs.Status.Conditions, failure, t.now),
 	}
 	var terminating int32
 	for _, pod := range owned[*corev1.Pod](t, api.Pods, rs) {

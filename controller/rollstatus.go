@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,6 +17,7 @@ const (
 	reasonUpdated     = "ReplicaSetUpdated"
 	reasonComplete    = "NewReplicaSetAvailable"
 	reasonTimedOut    = "ProgressDeadlineExceeded"
+	reasonNotCreated  = "ReplicaSetCreateError"
 	reasonPaused      = "DeploymentPaused"
 	reasonResumed     = "DeploymentResumed"
 	reasonAvailable   = "MinimumReplicasAvailable"
@@ -41,9 +43,28 @@ func planStatus(r rollout, now time.Time) appsv1.DeploymentStatus {
 		s.UpdatedReplicas = r.current.Status.Replicas
 	}
 	s.UnavailableReplicas = max(total(r.all())-s.AvailableReplicas, 0)
+	s.Conditions = slices.DeleteFunc(s.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentReplicaFailure })
+	if c := failureOf(r); c != nil {
+		s.Conditions = append(s.Conditions, *c)
+	}
 	setCondition(&s, availability(d, s.AvailableReplicas), now)
 	progress(r, &s, now)
 	return s
+}
+
+// failureOf is why pods are missing, from the newest ReplicaSet that says so.
+func failureOf(r rollout) *appsv1.DeploymentCondition {
+	for _, rs := range slices.Backward(r.all()) {
+		for _, c := range rs.Status.Conditions {
+			if c.Type == appsv1.ReplicaSetReplicaFailure {
+				return &appsv1.DeploymentCondition{
+					Type: appsv1.DeploymentReplicaFailure, Status: c.Status, Reason: c.Reason, Message: c.Message,
+					LastTransitionTime: c.LastTransitionTime, LastUpdateTime: c.LastTransitionTime,
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func availability(d *appsv1.Deployment, n int32) appsv1.DeploymentCondition {
@@ -75,6 +96,7 @@ func progress(r rollout, s *appsv1.DeploymentStatus, now time.Time) {
 	switch {
 	case d.Spec.Paused:
 		set(corev1.ConditionUnknown, reasonPaused, "Deployment is paused")
+	case was != nil && was.Reason == reasonNotCreated && r.current == nil:
 	case was != nil && was.Reason == reasonPaused:
 		moved(reasonResumed, "Deployment is resumed")
 	case r.current == nil:

@@ -166,7 +166,11 @@ func (c *statefulSets) step(t *turn, s *ranks) error {
 			return t.record(s.set, happening{component: statefulComponent, warning: true, reason: "FailedCreate",
 				message: fmt.Sprintf("create Pod %s in StatefulSet %s failed: a pod of that name exists", pod.Name, s.set.Name)})
 		}
-		if err := t.create(pod); err != nil {
+		if err := t.create(pod); forbidden(err) {
+			t.engine.barred.note(c, s.set)
+			return t.record(s.set, happening{component: statefulComponent, warning: true, reason: "FailedCreate",
+				message: fmt.Sprintf("create Pod %s in StatefulSet %s failed error: %v", pod.Name, s.set.Name, err)})
+		} else if err != nil {
 			return err
 		}
 		if err := c.tell(t, s.set, "SuccessfulCreate", "create Pod "+pod.Name+" in StatefulSet "+s.set.Name+" successful"); err != nil {

@@ -26,6 +26,7 @@ var errTerminating = errors.New("the namespace is being terminated")
 
 // show tells every controller of an event.
 func (t *turn) show(ev store.Event) {
+	t.engine.barred.touched(t, ev)
 	for _, c := range t.engine.controllers {
 		c.touched(t, ev)
 	}
@@ -88,7 +89,9 @@ func (t *turn) create(obj api.Object) error {
 			return errTerminating
 		}
 	}
-	t.admit(obj)
+	if err := t.admit(obj); err != nil {
+		return err
+	}
 	if err := t.tx.Create(obj); err != nil {
 		return err
 	}
