@@ -156,9 +156,11 @@ func (t *town) must(err error) {
 	}
 }
 
-// townIP is the ClusterIP of Service i of 10.96.0.0/16; the first 256 addresses are left to those that ask for none.
+// townIP is the ClusterIP of Service i, up to 65,000 of them, strewn over 10.96.0.0/16 as the API's own choices are: it draws an
+// address and takes the next free one. The first 256 are left to those that are chosen.
 func townIP(i int) string {
-	return nth(netip.MustParsePrefix("10.96.1.0/16"), i+256).String()
+	const step, all = 7919, 65000 // without a common divisor
+	return nth(netip.MustParsePrefix("10.96.0.0/16"), 256+i*step%all).String()
 }
 
 // grow holds n Services, written straight into the store, and returns how long it took until all were in effect.
