@@ -220,7 +220,7 @@ func (c *endpoints) deleteAll(t *turn, gone []*discoveryv1.EndpointSlice) error 
 
 func sameSlice(a, b *discoveryv1.EndpointSlice) bool {
 	return equality.Semantic.DeepEqual(a.Endpoints, b.Endpoints) && equality.Semantic.DeepEqual(a.Ports, b.Ports) &&
-		maps.Equal(a.Labels, b.Labels) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
+		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
 }
 
 // stamp says since when the change that an object carries was known, so that the time until it is programmed can be measured

@@ -37,6 +37,7 @@ type engine struct {
 	queues      map[controller]*queue
 	alarms      alarms
 	barred      barred
+	reads       int    // objects read so far: the measure of what a change costs
 	own         []span // the engine's own writes that the watch has yet to repeat
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -13,20 +14,30 @@ import (
 	"kubarium.dev/api"
 )
 
+const (
+	mirrorComponent = "endpoint-slice-mirroring-controller"
+	// leaderAnnotation marks Endpoints that are nothing but a lock.
+	leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
+)
+
 // mirror makes slices of the Endpoints that someone wrote for a Service without a selector (E-7), for nobody else reads them.
 func (c *endpoints) mirror(t *turn, svc *corev1.Service) error {
 	existing := slicesOf(t, svc.Namespace, svc.Name, mirrorManager)
 	ep, ok := find[*corev1.Endpoints](t, api.Endpoints, svc.Namespace, svc.Name)
-	if !ok || ep.Labels[discoveryv1.LabelSkipMirror] == "true" {
+	if !ok || ep.Labels[discoveryv1.LabelSkipMirror] == "true" || ep.Annotations[leaderAnnotation] != "" {
 		return c.deleteAll(t, existing)
 	}
 	// Slices from the time when the Service had a selector: the Endpoints of that time are mirrored in their place.
 	if err := c.deleteAll(t, slicesOf(t, svc.Namespace, svc.Name, sliceManager)); err != nil {
 		return err
 	}
+	subsets, err := c.mirrorable(t, ep)
+	if err != nil {
+		return err
+	}
 	var plan []*discoveryv1.EndpointSlice
 	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
-		groups := groupSubsets(ep.Subsets, family)
+		groups := groupSubsets(subsets, family)
 		if len(groups) == 0 {
 			continue
 		}
@@ -37,6 +48,40 @@ func (c *endpoints) mirror(t *turn, svc *corev1.Service) error {
 		dressMirror(s, ep)
 	}
 	return c.apply(t, existing, plan)
+}
+
+// mirrorable is the subsets of an Endpoints without what is no address and what is too much; an event tells of both.
+func (c *endpoints) mirrorable(t *turn, ep *corev1.Endpoints) (good []corev1.EndpointSubset, err error) {
+	invalid, skipped := 0, 0
+	for _, set := range ep.Subsets {
+		room := maxAddresses
+		cut := func(all []corev1.EndpointAddress) (kept []corev1.EndpointAddress) {
+			for _, a := range all {
+				switch _, err := netip.ParseAddr(a.IP); {
+				case room == 0:
+					skipped++
+				case err != nil:
+					invalid++
+				default:
+					kept = append(kept, a)
+					room--
+				}
+			}
+			return kept
+		}
+		good = append(good, corev1.EndpointSubset{Addresses: cut(set.Addresses), NotReadyAddresses: cut(set.NotReadyAddresses), Ports: set.Ports})
+	}
+	h := happening{component: mirrorComponent, warning: true}
+	if invalid > 0 {
+		h.reason, h.message = "InvalidIPAddress", fmt.Sprintf("Skipped %d invalid IP addresses when mirroring to EndpointSlices", invalid)
+		err = t.record(ep, h)
+	}
+	if skipped > 0 && err == nil {
+		h.reason = "TooManyAddressesToMirror"
+		h.message = fmt.Sprintf("A max of %d addresses can be mirrored to EndpointSlices per Endpoints subset. %d addresses were skipped", maxAddresses, skipped+invalid)
+		err = t.record(ep, h)
+	}
+	return good, err
 }
 
 // groupSubsets turns written subsets into groups of one address family.
@@ -93,5 +138,12 @@ func dressMirror(s *discoveryv1.EndpointSlice, ep *corev1.Endpoints) {
 	s.Labels = with(ep.Labels, discoveryv1.LabelServiceName, ep.Name)
 	s.Labels[discoveryv1.LabelManagedBy] = mirrorManager
 	delete(s.Labels, managedEndpointsLabel)
+	since := s.Annotations[corev1.EndpointsLastChangeTriggerTime]
+	s.Annotations = maps.Clone(ep.Annotations)
+	delete(s.Annotations, corev1.LastAppliedConfigAnnotation)
+	delete(s.Annotations, corev1.EndpointsLastChangeTriggerTime)
+	if since != "" {
+		s.Annotations = with(s.Annotations, corev1.EndpointsLastChangeTriggerTime, since)
+	}
 	s.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(ep, api.Endpoints.GroupVersionKind())}
 }

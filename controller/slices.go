@@ -16,9 +16,6 @@ import (
 	"kubarium.dev/api"
 )
 
-// maxEndpoints is how many endpoints one slice holds at most, Kubernetes' default (E-10).
-const maxEndpoints = 100
-
 // group is the endpoints of a Service that share their port numbers: one slice can hold them.
 type group struct {
 	ports     []discoveryv1.EndpointPort
@@ -171,98 +168,6 @@ func portsKey(ports []discoveryv1.EndpointPort) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, " ")
-}
-
-// planSlices is the slices that hold groups: those that exist keep their names and, as far as it goes, their endpoints; new ones have
-// no name. There is always one, if only an empty one (E-5). existing is not changed.
-func planSlices(family discoveryv1.AddressType, existing []*discoveryv1.EndpointSlice, groups []group) []*discoveryv1.EndpointSlice {
-	spare := map[string][]*discoveryv1.EndpointSlice{} // by ports
-	for _, s := range existing {
-		spare[portsKey(s.Ports)] = append(spare[portsKey(s.Ports)], api.Copy(s))
-	}
-	var plan []*discoveryv1.EndpointSlice
-	rest := make([][]discoveryv1.Endpoint, len(groups)) // what did not go into slices of the same ports
-	for i, g := range groups {
-		key := portsKey(g.ports)
-		var used []*discoveryv1.EndpointSlice
-		used, rest[i] = refill(spare[key], g.endpoints)
-		for _, s := range used {
-			if len(s.Endpoints) > 0 {
-				plan = append(plan, s)
-				spare[key] = slices.DeleteFunc(spare[key], func(o *discoveryv1.EndpointSlice) bool { return o == s })
-			}
-		}
-	}
-	var free []*discoveryv1.EndpointSlice
-	for _, key := range slices.Sorted(maps.Keys(spare)) {
-		free = append(free, spare[key]...)
-	}
-	take := func() *discoveryv1.EndpointSlice {
-		if len(free) == 0 {
-			return &discoveryv1.EndpointSlice{AddressType: family}
-		}
-		s := free[0]
-		free = free[1:]
-		return s
-	}
-	for i, g := range groups {
-		for chunk := range slices.Chunk(rest[i], maxEndpoints) {
-			s := take()
-			s.Ports, s.Endpoints = g.ports, slices.Clone(chunk)
-			plan = append(plan, s)
-		}
-	}
-	if len(plan) == 0 {
-		s := take()
-		s.Ports, s.Endpoints = nil, nil
-		plan = append(plan, s)
-	}
-	return plan
-}
-
-// refill puts endpoints into slices of their ports: each stays where it is, new ones go where there is room. It returns the slices,
-// some perhaps empty now, and the endpoints that found no room.
-func refill(into []*discoveryv1.EndpointSlice, want []discoveryv1.Endpoint) (filled []*discoveryv1.EndpointSlice, rest []discoveryv1.Endpoint) {
-	byKey := make(map[string]discoveryv1.Endpoint, len(want))
-	for _, e := range want {
-		byKey[endpointKey(e)] = e
-	}
-	for _, s := range into {
-		kept := make([]discoveryv1.Endpoint, 0, len(s.Endpoints))
-		for _, e := range s.Endpoints {
-			if now, ok := byKey[endpointKey(e)]; ok {
-				kept = append(kept, now)
-				delete(byKey, endpointKey(e))
-			}
-		}
-		s.Endpoints = kept
-	}
-	for _, e := range want {
-		if _, missing := byKey[endpointKey(e)]; !missing {
-			continue
-		}
-		i := slices.IndexFunc(into, func(s *discoveryv1.EndpointSlice) bool {
-			return len(s.Endpoints) > 0 && len(s.Endpoints) < maxEndpoints
-		})
-		if i < 0 {
-			i = slices.IndexFunc(into, func(s *discoveryv1.EndpointSlice) bool { return len(s.Endpoints) < maxEndpoints })
-		}
-		if i < 0 {
-			rest = append(rest, e)
-			continue
-		}
-		into[i].Endpoints = append(into[i].Endpoints, e)
-	}
-	return slices.Clone(into), rest
-}
-
-// endpointKey tells which endpoint is the same one as before: the same pod at the same address.
-func endpointKey(e discoveryv1.Endpoint) string {
-	uid := ""
-	if e.TargetRef != nil {
-		uid = string(e.TargetRef.UID)
-	}
-	return uid + "/" + strings.Join(e.Addresses, ",")
 }
 
 // dressSlice gives a slice of svc its labels and its owner (E-4).

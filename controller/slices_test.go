@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,6 +148,9 @@ func TestSlicesStayStable(t *testing.T) {
 		{"two hundred and fifty from nothing", nil, []group{{onPort(80), endpointsFrom(0, 250)}}, []string{" [http/TCP/80/] 100", " [http/TCP/80/] 100", " [http/TCP/80/] 50"}},
 		{"one slice empties", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 100)), sliceOf("b", 80, endpointsFrom(100, 1))}, []group{{onPort(80), endpointsFrom(0, 100)}}, []string{"a [http/TCP/80/] 100"}},
 		{"a new one goes where there is room", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 100)), sliceOf("b", 80, endpointsFrom(100, 1))}, []group{{onPort(80), endpointsFrom(0, 102)}}, []string{"a [http/TCP/80/] 100", "b [http/TCP/80/] 2"}},
+		{"new ones go where something changes anyway", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 90)), sliceOf("b", 80, endpointsFrom(100, 50))}, []group{{onPort(80), slices.Concat(endpointsFrom(0, 90), endpointsFrom(110, 50))}}, []string{"a [http/TCP/80/] 90", "b [http/TCP/80/] 50"}},
+		{"new ones go together into the slice that they fill best", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 96)), sliceOf("b", 80, endpointsFrom(100, 70)), sliceOf("c", 80, endpointsFrom(200, 90))}, []group{{onPort(80), slices.Concat(endpointsFrom(0, 96), endpointsFrom(100, 70), endpointsFrom(200, 95))}}, []string{"a [http/TCP/80/] 96", "b [http/TCP/80/] 70", "c [http/TCP/80/] 95"}},
+		{"too many for any slice: a new one, and no old one changes", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 90)), sliceOf("b", 80, endpointsFrom(100, 95))}, []group{{onPort(80), slices.Concat(endpointsFrom(0, 90), endpointsFrom(100, 106))}}, []string{"a [http/TCP/80/] 90", "b [http/TCP/80/] 95", " [http/TCP/80/] 11"}},
 		{"two groups", []*discoveryv1.EndpointSlice{sliceOf("a", 80, endpointsFrom(0, 2))}, []group{{onPort(80), endpointsFrom(0, 1)}, {onPort(81), endpointsFrom(1, 1)}}, []string{"a [http/TCP/80/] 1", " [http/TCP/81/] 1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -27,11 +27,14 @@ func subsets(svc *corev1.Service, cands []candidate) ([]corev1.EndpointSubset, m
 		if ip == "" || podEnded(pod) || pod.DeletionTimestamp != nil && !svc.Spec.PublishNotReadyAddresses {
 			continue
 		}
+		ports := resolvePorts(svc, pod)
+		if len(ports) == 0 && len(svc.Spec.Ports) > 0 {
+			continue // it has none of the ports that the Service names
+		}
 		if count++; count > maxAddresses {
 			annotations = map[string]string{corev1.EndpointsOverCapacity: "truncated"}
 			break
 		}
-		ports := resolvePorts(svc, pod)
 		key := portsKey(ports)
 		if byPorts[key] == nil {
 			byPorts[key] = &corev1.EndpointSubset{Ports: endpointPorts(ports)}

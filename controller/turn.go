@@ -60,13 +60,16 @@ func (t *turn) later(c controller, name string, at time.Time) {
 
 // find returns an object of its own type; false when there is none.
 func find[T api.Object](t *turn, kind *api.Kind, namespace, name string) (T, bool) {
+	t.engine.reads++
 	obj, err := store.Get[T](t.tx, kind, namespace, name)
 	return obj, err == nil
 }
 
 // query lists objects of their own type.
 func query[T api.Object](t *turn, kind *api.Kind, q store.Query) []T {
-	return store.All[T](t.tx.List(kind, q))
+	found := t.tx.List(kind, q)
+	t.engine.reads += len(found)
+	return store.All[T](found)
 }
 
 // owned lists the objects of a kind that name owner as their controller.
