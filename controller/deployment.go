@@ -80,7 +80,7 @@ func (c *deployments) reconcile(t *turn, name string) error {
 			return err
 		}
 	}
-	if len(steps) == 0 && settled(r) {
+	if len(steps) == 0 && (settled(r) || d.Spec.Paused) {
 		if err := c.forget(t, r); err != nil {
 			return err
 		}

@@ -213,10 +213,13 @@ func proportional(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) []scaling {
 	var added int32
 	steps := make([]scaling, len(ordered))
 	for i, rs := range ordered {
-		share := fraction(rs, allowed) - *rs.Spec.Replicas
-		if add > 0 {
+		share := fraction(d, rs, allowed) - *rs.Spec.Replicas
+		switch {
+		case add == 0:
+			share = 0
+		case add > 0:
 			share = min(share, add-added)
-		} else {
+		default:
 			share = max(share, add-added)
 		}
 		steps[i] = scaling{rs, *rs.Spec.Replicas + share}
@@ -226,10 +229,14 @@ func proportional(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) []scaling {
 	return steps
 }
 
-// fraction is the size of rs scaled as the whole Deployment was scaled since.
-func fraction(rs *appsv1.ReplicaSet, allowed int32) int32 {
+// fraction is the size of rs scaled as the whole Deployment was scaled since; one that does not tell its Deployment's size is of the
+// size that the status tells.
+func fraction(d *appsv1.Deployment, rs *appsv1.ReplicaSet, allowed int32) int32 {
 	before, err := strconv.ParseInt(rs.Annotations[maxReplicasAnnotation], 10, 32)
 	if err != nil || before <= 0 {
+		before = int64(d.Status.Replicas)
+	}
+	if before <= 0 {
 		return *rs.Spec.Replicas
 	}
 	return int32(math.Round(float64(*rs.Spec.Replicas) * float64(allowed) / float64(before)))

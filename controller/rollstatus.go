@@ -84,6 +84,7 @@ func availability(d *appsv1.Deployment, n int32) appsv1.DeploymentCondition {
 func progress(r rollout, s *appsv1.DeploymentStatus, now time.Time) {
 	d, was := r.deployment, condition(r.deployment.Status, appsv1.DeploymentProgressing)
 	if !hasDeadline(d) {
+		s.Conditions = slices.DeleteFunc(s.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing })
 		return
 	}
 	set := func(status corev1.ConditionStatus, reason, message string) {
