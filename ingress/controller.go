@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,7 +88,8 @@ type Controller struct {
 	access   *accessLog
 	metrics  metrics
 	full     *fullProxy
-	model    *model // Run's own
+	mu       sync.Mutex // guards model, which Run changes and Describe reads
+	model    *model
 	reports  chan struct{}
 	pending  atomic.Pointer[[]report]
 }
@@ -193,18 +195,22 @@ func (c *Controller) follow(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
+	c.mu.Lock()
 	c.model = m
 	m.build()
+	c.mu.Unlock()
 	c.progress.Reach(from)
 	for {
 		b, err := w.Next(ctx)
 		if err != nil {
 			return err
 		}
+		c.mu.Lock()
 		for _, e := range b.Events {
 			m.take(e)
 		}
 		m.settle()
+		c.mu.Unlock()
 		c.progress.Reach(b.Revision)
 	}
 }

@@ -35,6 +35,7 @@ type model struct {
 	live     map[Backend]*service // by all that tells backends apart
 	byName   map[string][]liveOne // by Service
 	uses     map[string]bool      // "Secret/dev/auth": what the routes are made from beside Ingresses
+	problems map[string][]Problem // by Ingress: what compiling found
 	dirty    bool                 // the routes must be built anew
 	moved    map[string]bool      // Services whose places must be found anew
 	told     map[string]string    // by Ingress: what its last report said
@@ -192,6 +193,7 @@ func (m *model) build() {
 		all = append(all, m.compiled[name])
 	}
 	routes, problems := merge(all)
+	m.problems = byIngress(problems)
 	certs, more := newCertificates(served, m.secret, &m.keys)
 	problems = append(problems, more...)
 	problems = append(problems, m.bind(routes)...)

@@ -33,12 +33,7 @@ func (m *model) tell(served []*networkingv1.Ingress, problems []Problem) {
 	if m.c.cfg.Store == nil {
 		return
 	}
-	by := map[string][]Problem{}
-	for _, p := range problems {
-		if p.Ingress != nil {
-			by[api.Name(p.Ingress)] = append(by[api.Name(p.Ingress)], p)
-		}
-	}
+	by := byIngress(problems)
 	addresses := m.addresses()
 	var reports []report
 	said := map[string]string{}

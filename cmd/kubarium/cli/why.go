@@ -14,9 +14,12 @@ import (
 func (a *app) whyCommand() *cobra.Command {
 	var namespace, output string
 	c := &cobra.Command{
-		Use: "why svc/NAME", Short: "Say for each pod why the Service leads to it, or why not",
-		Args: args(1, "kubarium why svc/NAME [-n NAMESPACE]"),
+		Use: "why svc/NAME|ing/NAME", Short: "Say for each pod why the Service leads to it, or why not; where an Ingress leads, and what is wrong",
+		Args: args(1, "kubarium why svc/NAME|ing/NAME [-n NAMESPACE]"),
 		RunE: func(cmd *cobra.Command, words []string) error {
+			if name, ok := ingressName(words[0]); ok {
+				return a.whyIngress(cmd.Context(), name, namespace, output)
+			}
 			path, err := servicePath(words[0], namespace)
 			if err != nil {
 				return err
@@ -42,7 +45,7 @@ func (a *app) whyCommand() *cobra.Command {
 		},
 	}
 	c.AddCommand(a.whyDNSCommand())
-	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's namespace")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's or Ingress's namespace")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return c
 }
