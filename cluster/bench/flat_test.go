@@ -41,6 +41,9 @@ type town struct {
 	made      int // in all, for the names
 }
 
+// townNew is the number of the first Service beyond those held.
+const townNew = 30000
+
 // townTx is how many Services one transaction writes.
 const townTx = 500
 
@@ -233,7 +236,7 @@ func (t *town) name() string {
 
 // newSlice is that of the Service named last, whose endpoints are none of those held.
 func (t *town) newSlice(name string) *discoveryv1.EndpointSlice {
-	return t.slice(name, MaxServices+t.made)
+	return t.slice(name, townNew+t.made)
 }
 
 // create writes a slice and then its Service over HTTPS, and returns the Service and when its write was sent.
@@ -453,9 +456,11 @@ func BenchmarkManyEndpoints(b *testing.B) {
 		var took []time.Duration
 		for b.Loop() {
 			t.endpoints = 99 - t.endpoints // 49, then 50, and so on
-			s := t.slice("held-7", 7)
+			s, err := t.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(b.Context(), "held-7", metav1.GetOptions{})
+			t.must(err)
+			s.Endpoints = t.slice("held-7", 7).Endpoints
 			began := time.Now()
-			_, err := t.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Update(b.Context(), s, metav1.UpdateOptions{})
+			_, err = t.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Update(b.Context(), s, metav1.UpdateOptions{})
 			t.must(err)
 			t.Programmed()
 			took = append(took, time.Since(began))
