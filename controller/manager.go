@@ -13,7 +13,7 @@
 // Each controller is change-driven: an event names the few objects it touches, through the store's indexes. The deciding
 // halves are pure functions (planScale, place, planSlices, subsets) and have the table tests.
 //
-// It will not run pods (package node does), allocate Service addresses (package apiserver does, with the write), or preempt.
+// It will not run pods (package node does), allocate Service addresses (package apiserver does, with the write).
 package controller
 
 import (

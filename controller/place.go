@@ -7,14 +7,16 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// hall is all nodes, and the labels of a namespace by its name.
+// hall is all nodes, the labels of a namespace by its name, and the disruption budgets, asked for when pods have to go.
 type hall struct {
-	seats  []*seat
-	labels func(namespace string) labels.Set
+	seats   []*seat
+	labels  func(namespace string) labels.Set
+	budgets func() []*policyv1.PodDisruptionBudget
 }
 
 // refusal says why a pod cannot go to a node, in kube-scheduler's words; none when it can.
@@ -25,15 +27,15 @@ type refusal struct {
 
 func refused(final bool, reasons ...string) refusal { return refusal{reasons: reasons, final: final} }
 
-// place picks the node for a pod: of those where it fits the one that score likes best. Nil with the reason, in Kubernetes' words,
-// when it fits nowhere.
-func place(pod *corev1.Pod, h hall) (*seat, string) {
+// place picks the node for a pod: of those where it fits the one that had room made for it, else the one that score likes best. Nil
+// with the reason, in Kubernetes' words, when it fits nowhere; then perhaps with the pods that have to go so that it does.
+func place(pod *corev1.Pod, h hall) (*seat, *sacrifice, string) {
 	if len(h.seats) == 0 {
-		return nil, "no nodes available to schedule pods"
+		return nil, nil, "no nodes available to schedule pods"
 	}
 	w := newWish(pod, h)
 	var fit []*seat
-	reasons, hopeless := map[string]int{}, 0
+	reasons, hopeless := map[string]int{}, map[*seat]bool{}
 	for _, s := range h.seats {
 		r := w.refuse(s)
 		if len(r.reasons) == 0 {
@@ -44,13 +46,17 @@ func place(pod *corev1.Pod, h hall) (*seat, string) {
 			reasons[reason]++
 		}
 		if r.final {
-			hopeless++
+			hopeless[s] = true
 		}
 	}
-	if len(fit) > 0 {
-		return w.best(fit), ""
+	if i := slices.IndexFunc(fit, func(s *seat) bool { return s.node.Name == pod.Status.NominatedNodeName }); i >= 0 {
+		return fit[i], nil, ""
 	}
-	return nil, unavailable(len(h.seats), reasons) + " preemption: " + preemption(pod, len(h.seats), hopeless)
+	if len(fit) > 0 {
+		return w.best(fit), nil, ""
+	}
+	found, why := w.preempt(hopeless)
+	return nil, found, unavailable(len(h.seats), reasons) + " preemption: " + why
 }
 
 // unavailable is kube-scheduler's count of the reasons.
@@ -61,21 +67,6 @@ func unavailable(nodes int, reasons map[string]int) string {
 	}
 	slices.Sort(all)
 	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(all, ", "))
-}
-
-// preemption says why no other pod was sent away: all have the same priority here.
-func preemption(pod *corev1.Pod, nodes, hopeless int) string {
-	if p := pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
-		return "not eligible due to preemptionPolicy=Never."
-	}
-	reasons := map[string]int{}
-	if hopeless > 0 {
-		reasons["Preemption is not helpful for scheduling"] = hopeless
-	}
-	if hopeless < nodes {
-		reasons["No preemption victims found for incoming pod"] = nodes - hopeless
-	}
-	return unavailable(nodes, reasons)
 }
 
 // wish is a pod to be placed, with what is worked out for it once and not for each node.

@@ -121,7 +121,7 @@ func checkPlacements(t *testing.T, table []placement) {
 			if tc.edit != nil {
 				tc.edit(pod)
 			}
-			best, got := place(pod, tc.room)
+			best, _, got := place(pod, tc.room)
 			if best != nil {
 				got = best.node.Name
 			}

@@ -1,12 +1,14 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -22,10 +24,12 @@ type scheduler struct {
 	stranded map[string]bool // pods that fitted nowhere when they were last looked at; true for those with wishes about other pods
 	byName   map[string]*seat
 	seats    []*seat // the same, by name
+	// nominated are the pods that wait for a node where room is made for them.
+	nominated map[string]*corev1.Pod
 }
 
 func newScheduler() *scheduler {
-	return &scheduler{stranded: map[string]bool{}, byName: map[string]*seat{}}
+	return &scheduler{stranded: map[string]bool{}, byName: map[string]*seat{}, nominated: map[string]*corev1.Pod{}}
 }
 
 func (c *scheduler) touched(t *turn, ev store.Event) {
@@ -62,6 +66,9 @@ func (c *scheduler) podTouched(t *turn, ev store.Event, pod *corev1.Pod) {
 	name := api.Name(pod)
 	s := c.byName[pod.Spec.NodeName]
 	old, _ := ev.Old.(*corev1.Pod)
+	if c.nominate(ev, pod) {
+		c.retry(t, false) // the room that was made for it is free
+	}
 	switch {
 	case ev.Type == store.Deleted || podEnded(pod):
 		delete(c.stranded, name)
@@ -101,12 +108,20 @@ func opened(ev store.Event) bool {
 		!equality.Semantic.DeepEqual(was.Spec, node.Spec) || !equality.Semantic.DeepEqual(was.Status.Allocatable, node.Status.Allocatable)
 }
 
-// retry looks again at the pods that fitted nowhere; on other pods' account only at those with wishes about them.
+// retry looks again at the pods that fitted nowhere, the most important first; on other pods' account only at those with wishes about them.
 func (c *scheduler) retry(t *turn, social bool) {
-	for _, name := range slices.Sorted(maps.Keys(c.stranded)) {
-		if !social || c.stranded[name] {
-			t.todo(c, name)
+	var waiting []*corev1.Pod
+	for name, cares := range c.stranded {
+		namespace, plain := split(name)
+		if pod, ok := find[*corev1.Pod](t, api.Pods, namespace, plain); ok && (cares || !social) {
+			waiting = append(waiting, pod)
 		}
+	}
+	slices.SortFunc(waiting, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(priorityOf(b), priorityOf(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	for _, pod := range waiting {
+		t.todo(c, api.Name(pod))
 	}
 }
 
@@ -117,19 +132,30 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 		delete(c.stranded, name)
 		return nil
 	}
-	best, reason := place(pod, hall{seats: c.seats, labels: namespaceLabels(t)})
+	h := hall{seats: c.seats, labels: namespaceLabels(t), budgets: func() []*policyv1.PodDisruptionBudget {
+		return query[*policyv1.PodDisruptionBudget](t, api.PodDisruptionBudgets, store.Query{})
+	}}
+	best, room, reason := place(pod, h.expecting(pod, c.nominated))
 	bound := api.Copy(pod)
 	if best == nil {
 		c.stranded[name] = len(pod.Spec.TopologySpreadConstraints) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.PodAffinity != nil
 		setPodCondition(bound, corev1.PodCondition{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: reason,
 		}, t.now)
+		if room != nil {
+			bound.Status.NominatedNodeName = room.seat.node.Name
+		}
 		if err := t.update(bound); err != nil {
 			return err
 		}
+		if room != nil {
+			if err := c.makeRoom(t, pod, room); err != nil {
+				return err
+			}
+		}
 		return t.record(pod, happening{component: defaultScheduler, warning: true, reason: "FailedScheduling", message: reason})
 	}
-	bound.Spec.NodeName = best.node.Name
+	bound.Spec.NodeName, bound.Status.NominatedNodeName = best.node.Name, ""
 	t.engine.o.tolerateForAWhile(bound)
 	setPodCondition(bound, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, t.now)
 	if err := t.update(bound); err != nil {

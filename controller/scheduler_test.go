@@ -95,7 +95,7 @@ func TestAPodGoesWhereItFitsOrIsToldWhyNot(t *testing.T) {
 			if tc.pod != nil {
 				tc.pod(pod)
 			}
-			best, got := place(pod, hall{seats: tc.seats(), labels: func(string) labels.Set { return nil }})
+			best, _, got := place(pod, hall{seats: tc.seats(), labels: func(string) labels.Set { return nil }})
 			if best != nil {
 				got = best.node.Name
 			}
