@@ -30,7 +30,10 @@ const (
 // pods, and takes the pods of a lost node out of service (N-1, N-3).
 //
 // Work is named after the node.
-type nodeLife struct{ known map[string]*vitals }
+type nodeLife struct {
+	known map[string]*vitals
+	gone  map[string]*corev1.Node // whose end has yet to be told
+}
 
 // vitals are what is known of a node's life beside its object.
 type vitals struct {
@@ -41,7 +44,9 @@ type vitals struct {
 	fresh bool      // there has been no look yet
 }
 
-func newNodeLife() *nodeLife { return &nodeLife{known: map[string]*vitals{}} }
+func newNodeLife() *nodeLife {
+	return &nodeLife{known: map[string]*vitals{}, gone: map[string]*corev1.Node{}}
+}
 
 func (c *nodeLife) touched(t *turn, ev store.Event) {
 	switch obj := ev.Object.(type) {
@@ -58,6 +63,8 @@ func (c *nodeLife) nodeTouched(t *turn, ev store.Event, node *corev1.Node) {
 	v, known := c.known[node.Name]
 	if ev.Type == store.Deleted {
 		delete(c.known, node.Name)
+		c.gone[node.Name] = node
+		t.todo(c, node.Name)
 		c.all(t)
 		return
 	}
@@ -112,10 +119,21 @@ func renewed(t *turn, ev store.Event, lease *coordinationv1.Lease) bool {
 func (o Config) nodeGrace() time.Duration { return cmp.Or(o.NodeGrace, defaultNodeGrace) }
 
 func (c *nodeLife) reconcile(t *turn, name string) error {
+	if gone := c.gone[name]; gone != nil {
+		delete(c.gone, name)
+		if err := t.record(gone, lifeEvent(gone, "RemovingNode", "Removing Node %s from Controller")); err != nil {
+			return err
+		}
+	}
 	node, ok := find[*corev1.Node](t, api.Nodes, "", name)
 	v := c.known[name]
 	if !ok || v == nil {
 		return nil
+	}
+	if v.fresh && t.now.Sub(node.CreationTimestamp.Time) < eventTTL {
+		if err := t.recordOnce(node, lifeEvent(node, "RegisteredNode", "Registered Node %s in Controller")); err != nil {
+			return err
+		}
 	}
 	grace := t.engine.o.nodeGrace()
 	now := api.Copy(node)
@@ -150,6 +168,11 @@ func (c *nodeLife) anyReady(t *turn, node *corev1.Node) bool {
 	return nodeReady(node) || slices.ContainsFunc(query[*corev1.Node](t, api.Nodes, store.Query{}), func(n *corev1.Node) bool {
 		return n.Name != node.Name && nodeReady(n)
 	})
+}
+
+// lifeEvent says that a node came or went, in the words of Kubernetes' controller.
+func lifeEvent(node *corev1.Node, reason, what string) happening {
+	return happening{component: nodeComponent, reason: reason, message: "Node " + node.Name + " event: " + fmt.Sprintf(what, node.Name)}
 }
 
 func (c *nodeLife) tell(t *turn, node *corev1.Node) error {

@@ -335,3 +335,21 @@ func TestPodsTolerateALostNodeForAWhile(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// N-1, N-12: events tell of nodes that come and go, once.
+func TestEventsTellOfNodesThatComeAndGo(t *testing.T) {
+	t.Parallel()
+	inLab(t, Config{}, func(l *lab) {
+		l.pass(time.Minute)
+		l.write(func(tx *store.Tx) error { return tx.Delete(api.Nodes, "", "n2", store.DeleteOptions{}) })
+		l.pass(time.Second)
+		for _, want := range []string{
+			"Normal RegisteredNode Node n1 event: Registered Node n1 in Controller", "Normal RegisteredNode Node n2 event: Registered Node n2 in Controller",
+			"Normal RemovingNode Node n2 event: Removing Node n2 from Controller",
+		} {
+			if l.told()[want] != 1 {
+				t.Errorf("events: got %v, want %q once", l.told(), want)
+			}
+		}
+	}, "n1", "n2")
+}

@@ -29,10 +29,7 @@ type happening struct {
 
 // record writes an event about obj, or counts one up that says the same.
 func (t *turn) record(obj api.Object, h happening) error {
-	namespace := obj.GetNamespace()
-	if namespace == "" {
-		namespace = metav1.NamespaceDefault
-	}
+	namespace := cmp.Or(obj.GetNamespace(), metav1.NamespaceDefault)
 	now := metav1.NewTime(t.now.Truncate(time.Second))
 	name := eventName(obj, h)
 	if old, ok := find[*corev1.Event](t, api.Events, namespace, name); ok {
@@ -60,6 +57,14 @@ func (t *turn) record(obj api.Object, h happening) error {
 		return nil
 	}
 	return err
+}
+
+// recordOnce writes an event unless it has been written: controllers that start over say nothing twice.
+func (t *turn) recordOnce(obj api.Object, h happening) error {
+	if _, told := find[*corev1.Event](t, api.Events, cmp.Or(obj.GetNamespace(), metav1.NamespaceDefault), eventName(obj, h)); told {
+		return nil
+	}
+	return t.record(obj, h)
 }
 
 // eventName is one for each thing that is said of an object, so that saying it again finds the first.
