@@ -38,11 +38,15 @@ type annotated struct {
 	corsOn, affinityOn bool
 }
 
-func (a *annotated) aliases(host string) []string {
-	if host == "" {
-		return nil
+// hosts is a rule's host with its aliases, each once.
+func (a *annotated) hosts(host string) []string {
+	all := []string{host}
+	for _, alias := range a.serverAlias {
+		if host != "" && !slices.Contains(all, alias) {
+			all = append(all, alias)
+		}
 	}
-	return a.serverAlias
+	return all
 }
 
 func (a *annotated) fallback(namespace string) *Backend {
@@ -113,7 +117,7 @@ func (c *compiled) resolveAuth(a *annotated, from Sources) {
 		c.problem("InvalidAnnotation", "auth-secret %s lies in another namespace: nobody is let in", a.authSecret)
 		return
 	}
-	secret := from.Secret(namespace, name)
+	secret := from.secret(namespace, name)
 	if secret == nil {
 		c.problem("AuthSecretNotFound", "Secret %s does not exist: nobody is let in", a.authSecret)
 		return

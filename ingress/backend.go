@@ -26,7 +26,13 @@ type service struct {
 	name   string // namespace/name:port, for logs
 	places atomic.Pointer[places]
 	next   atomic.Uint64
+
+	key   Backend         // without its weight
+	hosts map[string]bool // the table's, whose rules lead to it; Run's own
 }
+
+// serviceName is namespace/name.
+func (s *service) serviceName() string { return s.key.Namespace + "/" + s.key.Service }
 
 // places is where a service's requests go at one moment. It never changes.
 type places struct {

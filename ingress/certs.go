@@ -9,66 +9,56 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 
 	"kubarium.dev/api"
 )
 
-// certificates finds the certificate of a name. It never changes.
-type certificates struct {
-	byName map[string]*tls.Certificate // exact names and "*.example.com"
-	any    *tls.Certificate            // of an Ingress that names no hosts
+// hostsCert is the certificate of an entry of spec.tls, and the hosts that it is for.
+type hostsCert struct {
+	hosts []string // as the table files them; one "" for an entry without hosts
+	cert  *tls.Certificate
 }
 
-// find is the certificate for a name that a client asks for: exact before wildcard, which stands for one label; nil: none.
-func (c *certificates) find(name string) *tls.Certificate {
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if cert := c.byName[name]; cert != nil {
-		return cert
+// certificates reads the Secrets that the Ingress names. A Secret that is missing or broken is told, and its hosts get the
+// ingress's own certificate.
+func (c *compiled) certificates(from Sources) {
+	for i, entry := range c.ingress.Spec.TLS {
+		if entry.SecretName == "" {
+			continue
+		}
+		c.uses["Secret/"+c.ingress.Namespace+"/"+entry.SecretName] = true
+		cert, err := from.keys.of(from.secret(c.ingress.Namespace, entry.SecretName))
+		if err != nil {
+			c.problem("TLSSecretUnusable", "spec.tls[%d].secretName: Secret %s/%s %v; its hosts get a self-signed certificate",
+				i, c.ingress.Namespace, entry.SecretName, err)
+		}
+		held := hostsCert{cert: cert}
+		for _, host := range entry.Hosts {
+			held.hosts = append(held.hosts, hostKey(host))
+		}
+		if len(entry.Hosts) == 0 {
+			held.hosts = []string{""}
+		}
+		c.certs = append(c.certs, held)
 	}
-	if _, rest, ok := strings.Cut(name, "."); ok {
-		if cert := c.byName["*."+rest]; cert != nil {
-			return cert
+}
+
+// certificate is the first usable one that the Ingress has for a host; nil: none.
+func (c *compiled) certificate(key string) *tls.Certificate {
+	for _, held := range c.certs {
+		if held.cert != nil && slices.Contains(held.hosts, key) {
+			return held.cert
 		}
 	}
-	return c.any
+	return nil
 }
 
-// newCertificates reads the Secrets that Ingresses name, the oldest Ingress first. A Secret that is missing or broken is told, and
-// its hosts get the ingress's own certificate.
-func newCertificates(ingresses []*networkingv1.Ingress, secret func(namespace, name string) *corev1.Secret, parsed *keyPairs) (*certificates, []Problem) {
-	c := &certificates{byName: map[string]*tls.Certificate{}}
-	var problems []Problem
-	for _, ing := range ingresses {
-		for i, entry := range ing.Spec.TLS {
-			if entry.SecretName == "" {
-				continue
-			}
-			cert, err := parsed.of(secret(ing.Namespace, entry.SecretName))
-			if err != nil {
-				problems = append(problems, Problem{ing, "TLSSecretUnusable", fmt.Sprintf(
-					"spec.tls[%d].secretName: Secret %s/%s %v; its hosts get a self-signed certificate", i, ing.Namespace, entry.SecretName, err)})
-				continue
-			}
-			if len(entry.Hosts) == 0 && c.any == nil {
-				c.any = cert
-			}
-			for _, host := range entry.Hosts {
-				if host = strings.ToLower(host); c.byName[host] == nil {
-					c.byName[host] = cert
-				}
-			}
-		}
-	}
-	return c, problems
-}
-
-// keyPairs remembers parsed Secrets: parsing a key costs more than all the rest of a change.
+// keyPairs remembers parsed Secrets: parsing a key costs more than all the rest of a change. A nil one remembers nothing.
 type keyPairs struct {
 	held map[string]keyPair // by the Secret's name
 }
@@ -83,8 +73,10 @@ func (k *keyPairs) of(s *corev1.Secret) (*tls.Certificate, error) {
 	if s == nil {
 		return nil, fmt.Errorf("does not exist")
 	}
-	if old, ok := k.held[api.Name(s)]; ok && old.secret == s {
-		return old.cert, old.err
+	if k != nil {
+		if old, ok := k.held[api.Name(s)]; ok && old.secret == s {
+			return old.cert, old.err
+		}
 	}
 	p := keyPair{secret: s}
 	cert, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
@@ -93,10 +85,9 @@ func (k *keyPairs) of(s *corev1.Secret) (*tls.Certificate, error) {
 	} else {
 		p.cert = &cert
 	}
-	if k.held == nil {
-		k.held = map[string]keyPair{}
+	if k != nil {
+		k.held[api.Name(s)] = p
 	}
-	k.held[api.Name(s)] = p
 	return p.cert, p.err
 }
 
@@ -134,8 +125,8 @@ func (c *Controller) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if certs := c.certs.Load(); certs != nil {
-				if cert := certs.find(hello.ServerName); cert != nil {
+			if t := c.table.Load(); t != nil {
+				if cert := t.certificate(hello.ServerName); cert != nil {
 					return cert, nil
 				}
 			}

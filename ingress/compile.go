@@ -19,34 +19,54 @@ type Problem struct {
 	Ingress *networkingv1.Ingress
 	Reason  string // "UnknownAnnotation"
 	Message string
+
+	host string // as the table files it, of a problem that a canary has there
 }
 
 // Sources finds the objects that annotations name. A function returns nil for what does not exist.
 type Sources struct {
 	Secret    func(namespace, name string) *corev1.Secret
 	ConfigMap func(namespace, name string) *corev1.ConfigMap
+
+	keys *keyPairs
+}
+
+func (s Sources) secret(namespace, name string) *corev1.Secret {
+	if s.Secret == nil {
+		return nil
+	}
+	return s.Secret(namespace, name)
 }
 
 // Compile turns Ingresses into Routes, the oldest first. What cannot be compiled is left out and told: one broken Ingress never
 // stops the others.
 func Compile(ingresses []*networkingv1.Ingress, from Sources) ([]Route, []Problem) {
-	var all []*compiled
-	for _, ing := range byAge(ingresses) {
-		all = append(all, compileOne(ing, from))
+	var mains, canaries []*compiled
+	var problems []Problem
+	for _, ing := range ingresses {
+		c := compileOne(ing, from)
+		problems = append(problems, c.problems...)
+		if c.canary != nil {
+			canaries = append(canaries, c)
+		} else {
+			mains = append(mains, c)
+		}
 	}
-	return merge(all)
+	routes := routesOf(mains)
+	taken := map[pathKey]bool{}
+	for _, c := range byAge(canaries) {
+		problems = append(problems, join(routes, c, taken)...)
+	}
+	return routes, problems
 }
 
-// byAge sorts a copy: the oldest first, then by name.
-func byAge(ingresses []*networkingv1.Ingress) []*networkingv1.Ingress {
-	sorted := slices.Clone(ingresses)
-	slices.SortFunc(sorted, func(a, b *networkingv1.Ingress) int {
-		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
-			return c
-		}
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+// byAge sorts in place: the oldest first, then by name.
+func byAge(all []*compiled) []*compiled {
+	slices.SortFunc(all, func(x, y *compiled) int {
+		a, b := x.ingress, y.ingress
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	return sorted
+	return all
 }
 
 // compiled is one Ingress by itself.
@@ -54,6 +74,7 @@ type compiled struct {
 	ingress  *networkingv1.Ingress
 	routes   []Route
 	canary   *canary // not nil: its routes join those of others
+	certs    []hostsCert
 	problems []Problem
 	uses     map[string]bool // "Secret/dev/auth": the objects that went into it
 }
@@ -76,7 +97,7 @@ func compileOne(ing *networkingv1.Ingress, from Sources) *compiled {
 		if !ok {
 			at = len(c.routes)
 			byHost[rule.Host] = at
-			c.routes = append(c.routes, Route{Hosts: append([]string{rule.Host}, a.aliases(rule.Host)...)})
+			c.routes = append(c.routes, Route{Hosts: a.hosts(rule.Host)})
 		}
 		for j := range rule.HTTP.Paths {
 			field := fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j)
@@ -86,6 +107,7 @@ func compileOne(ing *networkingv1.Ingress, from Sources) *compiled {
 		}
 	}
 	c.defaultBackend(a, byHost)
+	c.certificates(from)
 	return c
 }
 
@@ -152,27 +174,16 @@ func (c *compiled) backend(field string, b *networkingv1.IngressBackend, a *anno
 	return out
 }
 
-// merge joins what single Ingresses became: canaries into the rules of the others, in whatever order they were made.
-func merge(all []*compiled) ([]Route, []Problem) {
+// routesOf is the routes of Ingresses that are no canaries, the oldest first.
+func routesOf(mains []*compiled) []Route {
 	var routes []Route
-	var problems []Problem
-	var canaries []*compiled
-	for _, c := range all {
-		problems = append(problems, c.problems...)
-		if c.canary != nil {
-			canaries = append(canaries, c)
-			continue
-		}
+	for _, c := range byAge(mains) {
 		for _, r := range c.routes {
 			r.Rules = slices.Clone(r.Rules)
 			routes = append(routes, r)
 		}
 	}
-	taken := map[pathKey]bool{}
-	for _, c := range canaries {
-		problems = append(problems, join(routes, c, taken)...)
-	}
-	return routes, problems
+	return routes
 }
 
 // pathKey names a path of a host: a canary joins the rules of its own.
@@ -207,7 +218,7 @@ func join(routes []Route, c *compiled, taken map[pathKey]bool) []Problem {
 				routes[i].Rules = split
 			}
 			if taken[key] || !found {
-				problems = append(problems, Problem{c.ingress, "CanaryWithoutMain", fmt.Sprintf(
+				problems = append(problems, Problem{Ingress: c.ingress, host: hostKey(key.host), Reason: "CanaryWithoutMain", Message: fmt.Sprintf(
 					"%s: no other Ingress has host %q and path %s, or it has a canary already: this one takes no request", rule.Field, key.host, key.path)})
 			}
 			taken[key] = taken[key] || found

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"kubarium.dev/store"
 )
 
@@ -78,7 +76,6 @@ type Controller struct {
 	cfg      Config
 	log      *slog.Logger
 	table    atomic.Pointer[Table] // nil before the first list
-	certs    atomic.Pointer[certificates]
 	own      *selfSigned
 	progress store.Progress
 	draws    atomic.Uint64
@@ -116,6 +113,7 @@ func New(c Config) *Controller {
 	}
 	in.started = uint64(c.Now().UnixNano())
 	in.full = newFullProxy(in)
+	in.model = newModel(in)
 	return in
 }
 
@@ -140,25 +138,40 @@ func (c *Controller) Run(ctx context.Context) error {
 	}()
 	defer func() { <-done }()
 	defer c.hangUp()
+	c.mu.Lock()
+	c.model = newModel(c)
+	c.mu.Unlock()
+	f := store.Follow(c.cfg.Reader, watched()...)
+	defer f.Close()
 	for {
-		err := c.follow(ctx)
+		b, err := f.Next(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
-			c.log.Warn("ingress: fell behind the store, reading it anew")
-		default:
+		case err != nil:
 			return fmt.Errorf("ingress: follow the store: %w", err)
 		}
+		c.take(b)
+		c.progress.Reach(b.Revision)
 	}
+}
+
+// take puts a batch of changes into effect.
+func (c *Controller) take(b store.Batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b.Fresh {
+		c.model.forget()
+	}
+	for _, e := range b.Events {
+		c.model.take(e)
+	}
+	c.model.settle()
 }
 
 // hangUp ends the idle connections to backends; those in use end after their answers.
 func (c *Controller) hangUp() {
 	c.full.close()
-	if c.model == nil {
-		return
-	}
 	for _, s := range c.model.live {
 		for _, e := range s.places.Load().endpoints {
 			e.pool.close()
@@ -180,37 +193,5 @@ func (c *Controller) background(ctx context.Context) {
 		case <-c.reports:
 			c.report(ctx)
 		}
-	}
-}
-
-// follow fills a new model and keeps it up to date until the store's events are lost.
-func (c *Controller) follow(ctx context.Context) error {
-	m := newModel(c)
-	from, err := m.fill(ctx, c.cfg.Reader)
-	if err != nil {
-		return err
-	}
-	w, err := c.cfg.Reader.Watch(ctx, from, watched()...)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	c.mu.Lock()
-	c.model = m
-	m.build()
-	c.mu.Unlock()
-	c.progress.Reach(from)
-	for {
-		b, err := w.Next(ctx)
-		if err != nil {
-			return err
-		}
-		c.mu.Lock()
-		for _, e := range b.Events {
-			m.take(e)
-		}
-		m.settle()
-		c.mu.Unlock()
-		c.progress.Reach(b.Revision)
 	}
 }

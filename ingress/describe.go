@@ -10,8 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"kubarium.dev/api"
 )
 
 // Description is what the ingress makes of one Ingress.
@@ -62,7 +60,7 @@ type Advice struct {
 func (c *Controller) Describe(name types.NamespacedName) (Description, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.model == nil || c.model.ingresses[name.String()] == nil {
+	if c.model.ingresses[name.String()] == nil {
 		return Description{}, false
 	}
 	ing := c.model.ingresses[name.String()]
@@ -74,8 +72,9 @@ func (c *Controller) Describe(name types.NamespacedName) (Description, bool) {
 		d.Addresses = append(d.Addresses, cmp.Or(a.IP, a.Hostname))
 	}
 	if d.class(); d.Served {
-		d.rules(c.table.Load())
-		d.certificates(c.certs.Load(), c.cfg.Now())
+		t := c.table.Load()
+		d.rules(t)
+		d.certificates(t, c.cfg.Now())
 		d.annotations()
 	}
 	return d.Description, true
@@ -141,21 +140,24 @@ func listed(all []string) string {
 // rules walks the table for the Ingress's hosts: what stands there is what routes.
 func (d *description) rules(t *Table) {
 	c := d.m.compiled[d.Ingress]
-	for _, level := range []*hosts{&t.rules, &t.defaults} {
-		for _, host := range c.hosts() {
-			p := level.at(host)
-			if p == nil {
-				continue
+	for _, defaults := range []bool{false, true} {
+		for _, host := range c.keys() {
+			v := t.get(host)
+			p := v.rules
+			if defaults {
+				p = v.defaults
 			}
 			for _, r := range p.inOrder() {
 				if r.Ingress == d.Ingress || c.canary != nil && r.leadsTo(c) {
-					d.rule(cmp.Or(host, "*"), p, r)
+					d.rule(hostOf(host), p, r)
 				}
 			}
 		}
 	}
-	for _, p := range d.m.problems[d.Ingress] {
-		d.wrong(steps[p.Reason], "%s", p.Message)
+	for _, p := range d.m.problems(d.Ingress) {
+		if next, ok := steps[p.Reason]; ok { // the others are told of with their rules and certificates
+			d.wrong(next, "%s", p.Message)
+		}
 	}
 	if len(d.Rules) == 0 && len(d.Wrong) == 0 {
 		d.wrong("give it spec.rules or spec.defaultBackend", "it has no rule and no default backend")
@@ -233,18 +235,18 @@ func hasPort(svc *corev1.Service, port Port) bool {
 }
 
 // certificates tells for each host of spec.tls whose certificate a client gets.
-func (d *description) certificates(held *certificates, now time.Time) {
+func (d *description) certificates(t *Table, now time.Time) {
 	for i, entry := range d.ing.Spec.TLS {
 		for _, host := range entry.Hosts {
-			d.certificate(held, now, i, host)
+			d.certificate(t, now, i, host)
 		}
 		if len(entry.Hosts) == 0 {
-			d.certificate(held, now, i, "")
+			d.certificate(t, now, i, "")
 		}
 	}
 }
 
-func (d *description) certificate(held *certificates, now time.Time, i int, host string) {
+func (d *description) certificate(t *Table, now time.Time, i int, host string) {
 	entry := d.ing.Spec.TLS[i]
 	out := HostCert{Host: cmp.Or(host, "*"), Secret: entry.SecretName}
 	field := fmt.Sprintf("spec.tls[%d].secretName", i)
@@ -259,7 +261,7 @@ func (d *description) certificate(held *certificates, now time.Time, i int, host
 		out.State = "Secret " + err.Error() + ": the ingress's own, self-signed certificate"
 		d.wrong(fmt.Sprintf("kubectl create secret tls %s -n %s --cert=FILE --key=FILE", entry.SecretName, d.ing.Namespace),
 			"%s: Secret %s/%s %v; %s gets a self-signed certificate", field, d.ing.Namespace, entry.SecretName, err, out.Host)
-	case held.find(host) != cert:
+	case t.get(hostKey(host)).cert != cert:
 		out.State = "another Ingress's certificate, which is older"
 		d.wrong("name the host in one Ingress's spec.tls alone", "%s: an older Ingress has a certificate for %s, and clients get that one", field, out.Host)
 	default:
@@ -293,14 +295,12 @@ func (d *description) annotations() {
 	}
 }
 
-// hosts is every host that the Ingress has rules for, sorted.
-func (c *compiled) hosts() []string {
-	var all []string
-	for _, r := range c.routes {
-		all = append(all, r.Hosts...)
+// hostOf is a host that the table files, as people write it.
+func hostOf(key string) string {
+	if key == "" || key[0] == '.' {
+		return "*" + key
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return key
 }
 
 // leadsTo tells of a rule whether a share of its requests goes where a canary's do.
@@ -362,27 +362,4 @@ func (p *paths) before(r *Rule) *Rule {
 		}
 	}
 	return nil
-}
-
-// at is the rules filed for a host as an Ingress names it; nil: none.
-func (h *hosts) at(host string) *paths {
-	host = strings.ToLower(host)
-	if rest, ok := strings.CutPrefix(host, "*."); ok {
-		return h.wildcard[rest]
-	}
-	if host == "" {
-		return h.any
-	}
-	return h.exact[host]
-}
-
-// byIngress sorts problems by the Ingress that they are told of.
-func byIngress(problems []Problem) map[string][]Problem {
-	by := map[string][]Problem{}
-	for _, p := range problems {
-		if p.Ingress != nil {
-			by[api.Name(p.Ingress)] = append(by[api.Name(p.Ingress)], p)
-		}
-	}
-	return by
 }

@@ -35,10 +35,13 @@ func (t *Table) Explain(r *Request) Explanation {
 	e.Rule = rule
 	host := hostname(r.Host)
 	path, _ := comparable(r.Path)
-	for _, level := range []*hosts{&t.rules, &t.defaults} {
-		for name, p := range level.candidates(host) {
-			for _, other := range p.all() {
-				e.Reasons = append(e.Reasons, other.reason(name, path, r, rule))
+	_, parent, _ := strings.Cut(host, ".")
+	names := [3]string{host, "*." + parent, "*"}
+	levels := t.levels(host)
+	for _, defaults := range []bool{false, true} {
+		for i, v := range levels {
+			for _, other := range v.all(defaults) {
+				e.Reasons = append(e.Reasons, other.reason(names[i], path, r, rule))
 			}
 		}
 	}
@@ -50,21 +53,14 @@ func (t *Table) Explain(r *Request) Explanation {
 	return e
 }
 
-// candidates walks the rules that a host may be taken by, in the order of asking.
-func (h *hosts) candidates(host string) func(yield func(string, *paths) bool) {
-	return func(yield func(string, *paths) bool) {
-		if p := h.exact[host]; p != nil && !yield(host, p) {
-			return
-		}
-		if _, rest, ok := strings.Cut(host, "."); ok {
-			if p := h.wildcard[rest]; p != nil && !yield("*."+rest, p) {
-				return
-			}
-		}
-		if h.any != nil {
-			yield("*", h.any)
-		}
+func (v *vhost) all(defaults bool) []*Rule {
+	switch {
+	case v == nil:
+		return nil
+	case defaults:
+		return v.defaults.all()
 	}
+	return v.rules.all()
 }
 
 func (p *paths) all() []*Rule {

@@ -2,8 +2,6 @@ package ingress
 
 import (
 	"cmp"
-	"context"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,7 +17,8 @@ const (
 	defaultAnnotation = "ingressclass.kubernetes.io/is-default-class"
 )
 
-// model is what Run knows of the cluster. It belongs to Run's goroutine.
+// model is what Run knows of the cluster. What a change costs follows from what it touches: an Ingress is compiled again when it
+// or an object that it uses changes, a host is built again when an Ingress that names it was.
 type model struct {
 	c         *Controller
 	ingresses map[string]*networkingv1.Ingress
@@ -30,51 +29,73 @@ type model struct {
 	secrets   map[string]*corev1.Secret
 	configs   map[string]*corev1.ConfigMap
 
-	compiled map[string]*compiled // by Ingress; what the objects they use have not changed since
 	keys     keyPairs
-	live     map[Backend]*service // by all that tells backends apart
-	byName   map[string][]liveOne // by Service
-	uses     map[string]bool      // "Secret/dev/auth": what the routes are made from beside Ingresses
-	problems map[string][]Problem // by Ingress: what compiling found
-	dirty    bool                 // the routes must be built anew
-	moved    map[string]bool      // Services whose places must be found anew
-	told     map[string]string    // by Ingress: what its last report said
+	compiled map[string]*compiled         // by Ingress: those that are served
+	users    index                        // "Secret/dev/auth" to those that use it
+	naming   index                        // a host, as the table files it, to those that name it
+	built    map[string]*builtHost        // by the same
+	live     map[Backend]*service         // by all that tells backends apart
+	byName   map[string]map[*service]bool // by Service
+
+	table *Table
+
+	// What has changed since settle.
+	touched map[string]bool   // Ingresses
+	moved   map[string]bool   // Services
+	retell  map[string]bool   // Ingresses whose status or problems may have to be written
+	told    map[string]string // by Ingress: what its last report said
 }
 
-type liveOne struct {
-	key Backend
-	at  *service
+// index finds, for a name, what has to do with it.
+type index map[string]map[*compiled]bool
+
+func (in index) link(name string, c *compiled) {
+	if in[name] == nil {
+		in[name] = map[*compiled]bool{}
+	}
+	in[name][c] = true
+}
+
+func (in index) unlink(name string, c *compiled) {
+	if delete(in[name], c); len(in[name]) == 0 {
+		delete(in, name)
+	}
 }
 
 func newModel(c *Controller) *model {
-	return &model{
-		c: c, ingresses: map[string]*networkingv1.Ingress{}, classes: map[string]*networkingv1.IngressClass{}, services: map[string]*corev1.Service{},
-		slices: map[string]map[string]*discoveryv1.EndpointSlice{}, secrets: map[string]*corev1.Secret{}, configs: map[string]*corev1.ConfigMap{},
-		sliceOf: map[string]string{}, compiled: map[string]*compiled{}, live: map[Backend]*service{}, moved: map[string]bool{}, told: map[string]string{},
+	m := &model{
+		c: c, table: &Table{}, sliceOf: map[string]string{}, keys: keyPairs{held: map[string]keyPair{}}, compiled: map[string]*compiled{},
+		users: index{}, naming: index{}, built: map[string]*builtHost{}, live: map[Backend]*service{}, byName: map[string]map[*service]bool{},
+		touched: map[string]bool{}, moved: map[string]bool{}, retell: map[string]bool{}, told: map[string]string{},
 	}
+	m.forget()
+	return m
 }
 
 func watched() []*api.Kind {
 	return []*api.Kind{api.Ingresses, api.IngressClasses, api.Services, api.EndpointSlices, api.Secrets, api.ConfigMaps}
 }
 
-// fill lists every kind, and returns the oldest of the lists' revisions. What a list holds already comes again with the watch,
-// in order, and ends in the same state.
-func (m *model) fill(ctx context.Context, from store.Reader) (uint64, error) {
-	var oldest uint64
-	for i, kind := range watched() {
-		l, err := from.List(ctx, kind, store.Query{})
-		if err != nil {
-			return 0, err
-		}
-		for _, obj := range l.Items {
-			m.take(store.Event{Type: store.Added, Kind: kind, Object: obj})
-		}
-		if i == 0 || l.Revision < oldest {
-			oldest = l.Revision
-		}
+// forget empties the picture of the cluster before a new one; whatever was there counts as changed. Connections to backends stay.
+func (m *model) forget() {
+	m.touchAll()
+	for name := range m.services {
+		m.moved[name] = true
 	}
-	return oldest, nil
+	for name := range m.slices {
+		m.moved[name] = true
+	}
+	m.ingresses, m.classes = map[string]*networkingv1.Ingress{}, map[string]*networkingv1.IngressClass{}
+	m.services, m.slices = map[string]*corev1.Service{}, map[string]map[string]*discoveryv1.EndpointSlice{}
+	m.secrets, m.configs = map[string]*corev1.Secret{}, map[string]*corev1.ConfigMap{}
+	clear(m.sliceOf)
+}
+
+// touchAll has every Ingress compiled again: classes changed, which is rare.
+func (m *model) touchAll() {
+	for name := range m.ingresses {
+		m.touched[name] = true
+	}
 }
 
 // take notes one event, and what has to be done for it.
@@ -84,23 +105,28 @@ func (m *model) take(e store.Event) {
 	case *networkingv1.Ingress:
 		old := m.ingresses[name]
 		set(m.ingresses, name, obj, gone)
+		m.retell[name] = true
 		if gone || old == nil || old.Generation != obj.Generation || old.UID != obj.UID || !sameMeta(old, obj) {
-			m.dirty = true
-			delete(m.compiled, name)
+			m.touched[name] = true
 		}
 	case *networkingv1.IngressClass:
 		set(m.classes, name, obj, gone)
-		m.dirty = true
+		m.touchAll()
 	case *corev1.Service:
 		set(m.services, name, obj, gone)
 		m.moved[name] = true
 		if name == m.c.cfg.Service {
-			m.dirty = true // statuses show its addresses
+			for ing := range m.ingresses {
+				m.retell[ing] = true // statuses show its addresses
+			}
 		}
 	case *discoveryv1.EndpointSlice:
 		m.takeSlice(name, obj, gone)
 	case *corev1.Secret:
 		set(m.secrets, name, obj, gone)
+		if gone {
+			delete(m.keys.held, name)
+		}
 		m.used("Secret/" + name)
 	case *corev1.ConfigMap:
 		set(m.configs, name, obj, gone)
@@ -148,148 +174,9 @@ func (m *model) takeSlice(name string, obj *discoveryv1.EndpointSlice, gone bool
 
 // used notes a change of an object that annotations or TLS entries name.
 func (m *model) used(name string) {
-	if m.uses[name] {
-		m.dirty = true
-		for ing, c := range m.compiled {
-			if c.uses[name] {
-				delete(m.compiled, ing)
-			}
-		}
+	for c := range m.users[name] {
+		m.touched[api.Name(c.ingress)] = true
 	}
-}
-
-// settle puts into effect what has been taken.
-func (m *model) settle() {
-	if m.dirty {
-		m.build()
-		return
-	}
-	for name := range m.moved {
-		for _, one := range m.byName[name] {
-			m.place(one)
-		}
-	}
-	if len(m.moved) > 0 {
-		clear(m.moved)
-	}
-}
-
-// build makes the routes and certificates anew, and puts them in the place of the old ones.
-func (m *model) build() {
-	served := m.served()
-	m.uses = map[string]bool{}
-	var all []*compiled
-	for _, ing := range served {
-		name := api.Name(ing)
-		if m.compiled[name] == nil {
-			m.compiled[name] = compileOne(ing, Sources{Secret: m.secret, ConfigMap: m.config})
-		}
-		for use := range m.compiled[name].uses {
-			m.uses[use] = true
-		}
-		for _, entry := range ing.Spec.TLS {
-			m.uses["Secret/"+ing.Namespace+"/"+entry.SecretName] = true
-		}
-		all = append(all, m.compiled[name])
-	}
-	routes, problems := merge(all)
-	m.problems = byIngress(problems)
-	certs, more := newCertificates(served, m.secret, &m.keys)
-	problems = append(problems, more...)
-	problems = append(problems, m.bind(routes)...)
-	m.c.certs.Store(certs)
-	m.c.table.Store(NewTable(routes))
-	m.dirty = false
-	clear(m.moved)
-	m.tell(served, problems)
-}
-
-func (m *model) secret(namespace, name string) *corev1.Secret { return m.secrets[namespace+"/"+name] }
-func (m *model) config(namespace, name string) *corev1.ConfigMap {
-	return m.configs[namespace+"/"+name]
-}
-
-// bind gives every backend what runs behind it. Services that no rule leads to any more lose their idle connections.
-func (m *model) bind(routes []Route) []Problem {
-	before := m.live
-	m.live, m.byName = map[Backend]*service{}, map[string][]liveOne{}
-	var problems []Problem
-	for i := range routes {
-		for j := range routes[i].Rules {
-			r := &routes[i].Rules[j]
-			r.stats = m.c.metrics.of(r.Ingress, "")
-			r.Backends = slices.Clone(r.Backends)
-			for k := range r.Backends {
-				problems = append(problems, m.bindOne(r, &r.Backends[k], before)...)
-			}
-			if r.Fallback != nil {
-				fallback := *r.Fallback
-				r.Fallback = &fallback
-				m.bindOne(r, r.Fallback, before)
-			}
-		}
-	}
-	for key, s := range before {
-		if m.live[key] == nil {
-			for _, e := range s.places.Load().endpoints {
-				e.pool.close()
-			}
-		}
-	}
-	return problems
-}
-
-func (m *model) bindOne(r *Rule, b *Backend, before map[Backend]*service) []Problem {
-	key := *b
-	key.Weight, key.live, key.stats = 0, nil, nil
-	at := m.live[key]
-	if at == nil {
-		if at = before[key]; at == nil {
-			at = &service{name: b.String()}
-		}
-		m.live[key] = at
-		name := b.Namespace + "/" + b.Service
-		one := liveOne{key, at}
-		m.byName[name] = append(m.byName[name], one)
-		m.place(one)
-	}
-	b.live, b.stats = at, m.c.metrics.of(r.Ingress, at.name)
-	p := at.places.Load()
-	if len(p.endpoints) == 0 && b.Resource == "" && p.wrong {
-		return []Problem{{m.ingresses[r.Ingress], "ServiceNotUsable", r.Field + ": " + at.name + ": " + p.problem + "; such requests are answered 503"}}
-	}
-	return nil
-}
-
-// place finds a backend's endpoints anew; connections to those that are gone end when they are idle.
-func (m *model) place(one liveOne) {
-	name := one.key.Namespace + "/" + one.key.Service
-	var eps []*discoveryv1.EndpointSlice
-	for _, slice := range m.slices[name] {
-		eps = append(eps, slice)
-	}
-	old := one.at.places.Load()
-	now := locate(&one.key, m.services[name], eps, old)
-	one.at.places.Store(now)
-	if old == nil {
-		return
-	}
-	for _, e := range old.endpoints {
-		if !slices.Contains(now.endpoints, e) {
-			e.pool.close()
-		}
-	}
-}
-
-// served is the Ingresses of our classes, the oldest first.
-func (m *model) served() []*networkingv1.Ingress {
-	var all []*networkingv1.Ingress
-	for _, ing := range m.ingresses {
-		if ing.DeletionTimestamp == nil && m.ours(ing) {
-			all = append(all, ing)
-		}
-	}
-	return byAge(all)
 }
 
 // ours tells whether an Ingress's class leads here: the field before the old annotation, and without either the default class.

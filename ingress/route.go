@@ -2,6 +2,9 @@ package ingress
 
 import (
 	"cmp"
+	"crypto/tls"
+	"hash/maphash"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -100,15 +103,21 @@ type Route struct {
 	Default bool
 }
 
-// Table answers which rule takes a request. It never changes.
+// Table answers which rule takes a request, and which certificate a name gets. It never changes: with makes another.
 type Table struct {
-	rules, defaults hosts
+	parts [tableParts]map[string]*vhost
 }
 
-// hosts files rules by host: exact names, wildcards without their "*.", and every host.
-type hosts struct {
-	exact, wildcard map[string]*paths
-	any             *paths
+// tableParts is in how many maps a table's hosts lie: so much less is copied when one host changes.
+const tableParts = 256
+
+// partSeed scatters hosts over the parts.
+var partSeed = maphash.MakeSeed()
+
+// vhost is all that is known of one host.
+type vhost struct {
+	rules, defaults *paths // defaults take what no rule of any host does
+	cert            *tls.Certificate
 }
 
 // paths files the rules of one host by path. A list holds rules of equal paths, the first that matches wins.
@@ -119,56 +128,74 @@ type paths struct {
 
 // NewTable files Routes. Where two match equally well, the earlier wins.
 func NewTable(routes []Route) *Table {
-	t := &Table{rules: newHosts(), defaults: newHosts()}
-	for i := range routes {
-		in := &t.rules
-		if routes[i].Default {
-			in = &t.defaults
+	byHost := map[string][]Route{}
+	for _, r := range routes {
+		for _, host := range r.Hosts {
+			byHost[hostKey(host)] = append(byHost[hostKey(host)], r)
 		}
-		for _, host := range routes[i].Hosts {
-			at := in.paths(host)
-			for j := range routes[i].Rules {
-				at.add(&routes[i].Rules[j])
+	}
+	hosts := map[string]*vhost{}
+	for key, of := range byHost {
+		hosts[key] = newHost(of)
+	}
+	return (&Table{}).with(hosts)
+}
+
+// hostKey is the name under which a host of an Ingress is filed: ".example.com" for "*.example.com", "" for every host.
+func hostKey(host string) string { return strings.TrimPrefix(strings.ToLower(host), "*") }
+
+// newHost files the rules of one host.
+func newHost(routes []Route) *vhost {
+	v := &vhost{rules: newPaths(), defaults: newPaths()}
+	for i := range routes {
+		in := v.rules
+		if routes[i].Default {
+			in = v.defaults
+		}
+		for j := range routes[i].Rules {
+			in.add(&routes[i].Rules[j])
+		}
+	}
+	v.rules.sort()
+	v.defaults.sort()
+	return v
+}
+
+// with is the table in which some hosts are others, or none (nil). It shares the parts that stay.
+func (t *Table) with(changed map[string]*vhost) *Table {
+	out := *t
+	var fresh [tableParts]bool
+	for key, v := range changed {
+		i := part(key)
+		if !fresh[i] {
+			fresh[i] = true
+			out.parts[i] = maps.Clone(out.parts[i])
+			if out.parts[i] == nil {
+				out.parts[i] = map[string]*vhost{}
 			}
 		}
+		set(out.parts[i], key, v, v == nil)
 	}
-	t.rules.sort()
-	t.defaults.sort()
-	return t
+	return &out
 }
 
-func newHosts() hosts { return hosts{exact: map[string]*paths{}, wildcard: map[string]*paths{}} }
+func part(key string) uint64 { return maphash.String(partSeed, key) % tableParts }
+
+func (t *Table) get(key string) *vhost { return t.parts[part(key)][key] }
+
+// levels is what a host's requests ask, in this order: the exact host, its wildcard, every host; nil where there is none.
+func (t *Table) levels(host string) [3]*vhost {
+	all := [3]*vhost{2: t.get("")}
+	if host != "" && host[0] != '.' {
+		all[0] = t.get(host)
+	}
+	if dot := strings.IndexByte(host, '.'); dot > 0 {
+		all[1] = t.get(host[dot:])
+	}
+	return all
+}
 
 func newPaths() *paths { return &paths{exact: map[string][]*Rule{}, prefix: map[string][]*Rule{}} }
-
-func (h *hosts) paths(host string) *paths {
-	host = strings.ToLower(host)
-	if host == "" {
-		if h.any == nil {
-			h.any = newPaths()
-		}
-		return h.any
-	}
-	in := h.exact
-	if rest, ok := strings.CutPrefix(host, "*."); ok {
-		in, host = h.wildcard, rest
-	}
-	if in[host] == nil {
-		in[host] = newPaths()
-	}
-	return in[host]
-}
-
-func (h *hosts) sort() {
-	for _, in := range []map[string]*paths{h.exact, h.wildcard} {
-		for _, p := range in {
-			p.sort()
-		}
-	}
-	if h.any != nil {
-		h.any.sort()
-	}
-}
 
 func (p *paths) add(r *Rule) {
 	r.size = len(r.Match.Path)
@@ -205,31 +232,32 @@ func (t *Table) Find(r *Request) (*Rule, bool) {
 	if !ok {
 		return nil, false
 	}
-	host := hostname(r.Host)
-	if rule := t.rules.find(host, path, r); rule != nil {
-		return rule, true
-	}
-	return t.defaults.find(host, path, r), true
-}
-
-// find asks the exact host, then the wildcard, then the rules of every host.
-func (h *hosts) find(host, path string, r *Request) *Rule {
-	if p := h.exact[host]; p != nil {
-		if rule := p.find(path, r); rule != nil {
-			return rule
-		}
-	}
-	if label, rest, ok := strings.Cut(host, "."); ok && label != "" {
-		if p := h.wildcard[rest]; p != nil {
-			if rule := p.find(path, r); rule != nil {
-				return rule
+	levels := t.levels(hostname(r.Host))
+	for _, v := range levels {
+		if v != nil {
+			if rule := v.rules.find(path, r); rule != nil {
+				return rule, true
 			}
 		}
 	}
-	if h.any == nil {
-		return nil
+	for _, v := range levels {
+		if v != nil {
+			if rule := v.defaults.find(path, r); rule != nil {
+				return rule, true
+			}
+		}
 	}
-	return h.any.find(path, r)
+	return nil, true
+}
+
+// certificate is the one for a name that a client asks for; nil: none.
+func (t *Table) certificate(name string) *tls.Certificate {
+	for _, v := range t.levels(strings.ToLower(strings.TrimSuffix(name, "."))) {
+		if v != nil && v.cert != nil {
+			return v.cert
+		}
+	}
+	return nil
 }
 
 // find is the longest match of a path; an exact one is the whole path and comes first.

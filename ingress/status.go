@@ -29,29 +29,54 @@ type report struct {
 }
 
 // tell hands the reports that changed to the background: writing must not hold up the routes.
-func (m *model) tell(served []*networkingv1.Ingress, problems []Problem) {
+func (m *model) tell() {
 	if m.c.cfg.Store == nil {
 		return
 	}
-	by := byIngress(problems)
 	addresses := m.addresses()
 	var reports []report
-	said := map[string]string{}
-	for _, ing := range served {
-		name := api.Name(ing)
-		said[name] = fmt.Sprint(ing.UID, by[name])
-		if m.told[name] != said[name] || !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, addresses, sameAddress) {
-			reports = append(reports, report{name: nameOf(ing), addresses: addresses, problems: by[name]})
-		}
-	}
-	for name, ing := range m.ingresses {
-		_, before := m.told[name]
-		if _, now := said[name]; !now && (before || ours(ing, addresses)) {
+	for name := range m.retell {
+		ing, before := m.ingresses[name], m.told[name]
+		switch {
+		case ing == nil:
+			delete(m.told, name)
+		case m.compiled[name] != nil:
+			problems := m.problems(name)
+			m.told[name] = said(ing, problems)
+			if m.told[name] != before || !slices.EqualFunc(ing.Status.LoadBalancer.Ingress, addresses, sameAddress) {
+				reports = append(reports, report{name: nameOf(ing), addresses: addresses, problems: problems})
+			}
+		case before != "" || ours(ing, addresses):
+			delete(m.told, name)
 			reports = append(reports, report{name: nameOf(ing)})
 		}
 	}
-	m.told = said
 	m.c.queue(reports)
+}
+
+// said is all that a report's events tell.
+func said(ing *networkingv1.Ingress, problems []Problem) string {
+	text := "told " + string(ing.UID)
+	for _, p := range problems {
+		text += "\n" + p.Reason + " " + p.Message
+	}
+	return text
+}
+
+// problems is what is wrong with an Ingress that is served: by itself, and where it meets others. Each is told once, in whatever
+// many of its hosts it shows.
+func (m *model) problems(name string) []Problem {
+	c := m.compiled[name]
+	all := slices.Clone(c.problems)
+	for _, key := range c.keys() {
+		for _, p := range m.built[key].problems {
+			same := func(other Problem) bool { return other.Message == p.Message }
+			if api.Name(p.Ingress) == name && !slices.ContainsFunc(all, same) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
 }
 
 func nameOf(ing *networkingv1.Ingress) types.NamespacedName {
