@@ -169,7 +169,7 @@ func (c *Cluster) runRoles(ctx, run context.Context) error {
 	c.manager = controller.New(controller.Config{
 		Store: c.store, Log: c.o.Log, Now: c.o.Now, ClusterDomain: c.o.Config.ClusterDomain, NodeGrace: time.Duration(c.o.Config.NodeGrace),
 		LoadBalancers: []netip.Prefix{c.o.Config.Networks.LoadBalancers}, RootCA: string(c.authority.CA),
-		Admit: apiserver.Admit,
+		MountTokens: true, Admit: apiserver.Admit,
 	})
 	c.serveNames(run)
 	c.group.Go(func() error { return c.manager.Run(run) })
