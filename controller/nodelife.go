@@ -119,21 +119,10 @@ func renewed(t *turn, ev store.Event, lease *coordinationv1.Lease) bool {
 func (o Config) nodeGrace() time.Duration { return cmp.Or(o.NodeGrace, defaultNodeGrace) }
 
 func (c *nodeLife) reconcile(t *turn, name string) error {
-	if gone := c.gone[name]; gone != nil {
-		delete(c.gone, name)
-		if err := t.record(gone, lifeEvent(gone, "RemovingNode", "Removing Node %s from Controller")); err != nil {
-			return err
-		}
-	}
 	node, ok := find[*corev1.Node](t, api.Nodes, "", name)
 	v := c.known[name]
-	if !ok || v == nil {
-		return nil
-	}
-	if v.fresh && t.now.Sub(node.CreationTimestamp.Time) < eventTTL {
-		if err := t.recordOnce(node, lifeEvent(node, "RegisteredNode", "Registered Node %s in Controller")); err != nil {
-			return err
-		}
+	if err := c.greet(t, name, node); err != nil || !ok || v == nil {
+		return err
 	}
 	grace := t.engine.o.nodeGrace()
 	now := api.Copy(node)
@@ -160,6 +149,20 @@ func (c *nodeLife) reconcile(t *turn, name string) error {
 		}
 	}
 	return c.serve(t, now, back)
+}
+
+// greet tells of a node that is gone, and of one that is new.
+func (c *nodeLife) greet(t *turn, name string, node *corev1.Node) error {
+	if gone := c.gone[name]; gone != nil {
+		delete(c.gone, name)
+		if err := t.record(gone, lifeEvent(gone, "RemovingNode", "Removing Node %s from Controller")); err != nil {
+			return err
+		}
+	}
+	if v := c.known[name]; node == nil || v == nil || !v.fresh || t.now.Sub(node.CreationTimestamp.Time) >= eventTTL {
+		return nil
+	}
+	return t.recordOnce(node, lifeEvent(node, "RegisteredNode", "Registered Node %s in Controller"))
 }
 
 // anyReady tells whether a node is ready beside or instead of this one. With none left nobody is evicted: it is rather the

@@ -97,7 +97,6 @@ func progress(r rollout, s *appsv1.DeploymentStatus, now time.Time) {
 	switch {
 	case d.Spec.Paused:
 		set(corev1.ConditionUnknown, reasonPaused, "Deployment is paused")
-	case was != nil && was.Reason == reasonNotCreated && r.current == nil:
 	case was != nil && was.Reason == reasonPaused:
 		moved(reasonResumed, "Deployment is resumed")
 	case r.current == nil:
