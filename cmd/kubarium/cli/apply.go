@@ -33,7 +33,7 @@ func (a *app) apply(ctx context.Context, st state, words []string) error {
 	if err != nil {
 		return err
 	}
-	check := manifestCheck{client: c, namespace: flagValue(words, "-n", "--namespace"), set: set}
+	check := manifestCheck{client: c, namespace: flagValue(words, "-n", "--namespace"), server: serverSide(words), set: set}
 	if problems := check.all(ctx); len(problems) > 0 {
 		for _, p := range problems {
 			fmt.Fprintln(a.err, "error: "+p)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/api"
 )
@@ -24,6 +26,7 @@ import (
 type manifestCheck struct {
 	client    *client
 	namespace string // -n; "" for default
+	server    string // the query of a server-side apply; "" for kubectl's own
 	set       manifestSet
 }
 
@@ -51,8 +54,7 @@ func (c manifestCheck) fields(m api.Manifest) []string {
 	return problems
 }
 
-// dryRun asks the server to create the object without keeping it. An object that exists already is checked by the real apply:
-// what it would become depends on what it was.
+// dryRun asks the server to create or change the object without keeping it.
 func (c manifestCheck) dryRun(ctx context.Context, m api.Manifest) []string {
 	kind, ok := api.KindFor(m.GVK)
 	if !ok {
@@ -61,15 +63,44 @@ func (c manifestCheck) dryRun(ctx context.Context, m api.Manifest) []string {
 	if kind.Namespaced && c.makes(c.namespaceOf(m)) {
 		return nil
 	}
-	body, err := c.client.do(ctx, http.MethodPost, c.path(kind, m)+"?dryRun=All&fieldValidation=Strict", bytes.NewReader(m.JSON))
-	if err == nil {
-		body.Close()
-		return nil
+	if c.server != "" {
+		return c.ask(ctx, m, http.MethodPatch, c.path(kind, m)+"/"+m.Name+c.server, types.ApplyYAMLPatchType, m.JSON)
 	}
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	if m.Name != "" {
+		if problems, known := c.change(ctx, kind, m); known {
+			return problems
+		}
 	}
-	return located(m, err)
+	return c.ask(ctx, m, http.MethodPost, c.path(kind, m)+dryRunQuery, "application/json", m.JSON)
+}
+
+// dryRunQuery makes a write one that is not kept.
+const dryRunQuery = "?dryRun=All&fieldValidation=Strict"
+
+// ask sends a write and throws its answer away.
+func (c manifestCheck) ask(ctx context.Context, m api.Manifest, method, path string, media types.PatchType, body []byte) []string {
+	answer, err := c.client.send(ctx, method, path, string(media), bytes.NewReader(body))
+	if err != nil {
+		return located(m, err)
+	}
+	answer.Close()
+	return nil
+}
+
+// serverSide is the query of a server-side apply with these words; "" if they do not ask for one.
+func serverSide(words []string) string {
+	if !slices.Contains(words, "--server-side") && !slices.Contains(words, "--server-side=true") {
+		return ""
+	}
+	manager := flagValue(words, "--field-manager", "--field-manager")
+	if manager == "" {
+		manager = "kubectl"
+	}
+	query := dryRunQuery + "&fieldManager=" + url.QueryEscape(manager)
+	if slices.Contains(words, "--force-conflicts") || slices.Contains(words, "--force-conflicts=true") {
+		query += "&force=true"
+	}
+	return query
 }
 
 // located puts file and line before each cause of a refused object.
@@ -81,6 +112,9 @@ func located(m api.Manifest, err error) []string {
 	d := s.ErrStatus.Details
 	if apierrors.IsNotFound(err) && d != nil && d.Kind == "namespaces" {
 		return []string{fmt.Sprintf("%s: metadata.namespace: %s; create it first: kubarium create namespace %s", m.Where("metadata.namespace"), s.ErrStatus.Message, d.Name)}
+	}
+	if apierrors.IsConflict(err) && (d == nil || len(d.Causes) == 0) {
+		return []string{fmt.Sprintf("%s: metadata.resourceVersion: %s", m.Where("metadata.resourceVersion"), s.ErrStatus.Message)}
 	}
 	if d == nil || len(d.Causes) == 0 {
 		return []string{fmt.Sprintf("%s: %s", m.Where(""), s.ErrStatus.Message)}

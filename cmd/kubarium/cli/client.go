@@ -37,15 +37,21 @@ func (s state) client() (*client, error) {
 	return &client{config: config, http: h}, nil
 }
 
-// do sends a request and returns the answer's body; an error answer comes back as Kubernetes' Status error.
+// do sends a request, with JSON if it has a body, and returns the answer's body; an error answer comes back as Kubernetes' Status
+// error.
 func (c *client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	return c.send(ctx, method, path, "application/json", body)
+}
+
+// send is do with a body of any media type.
+func (c *client) send(ctx context.Context, method, path, media string, body io.Reader) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.config.Host+path, body)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", media)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
