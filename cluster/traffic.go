@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/api"
+	"kubarium.dev/proxy"
 	"kubarium.dev/store"
 )
 
@@ -214,6 +216,9 @@ func (v *trafficView) connections(ctx context.Context) (map[string]uint64, error
 	fresh := map[string]uint64{}
 	for _, m := range v.c.machines() {
 		counts, err := m.proxy.Counts(ctx, v.o.Service)
+		if errors.Is(err, proxy.ErrNotRunning) {
+			continue // without power a node counts nothing
+		}
 		if err != nil {
 			return nil, fmt.Errorf("counters of node %s: %w", m.Name, err)
 		}

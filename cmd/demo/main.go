@@ -31,7 +31,7 @@ func run(bin, data string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s := &story{bin: bin, data: data, began: time.Now(), env: append(os.Environ(),
+	s := &story{bin: bin, data: data, dir: dir, began: time.Now(), env: append(os.Environ(),
 		"XDG_STATE_HOME="+dir, "KUBARIUM_NAME=demo", "CI=true", "NO_COLOR=1")}
 	before := hostState()
 	s.boot()
@@ -55,9 +55,17 @@ var chapters = []struct {
 	{"A Service has a fixed address, name and port", clusterIP},
 	{"Pods come and go, the Service stays", replacement},
 	{"NodePort: in from outside", nodePort},
+	{"A load balancer's address, the client's address, one pod for one client", loadBalancer},
 	{"Headless: the pods' own names", headless},
+	{"Variables or names: what depends on the order", variables},
+	{"A node dies", powerOff},
 	{"Namespaces do not isolate traffic", isolation},
+	{"A NetworkPolicy does", policy},
 	{"Canary: labels and selectors move traffic", canary},
+	{"A rolling update, and its undo", rolling},
+	{"The node's pods have moved", moved},
 	{"Ingress: hosts and paths", ingress},
+	{"A client of one's own, and a user who may not do everything", ownClient},
+	{"A quota", quota},
 	{"Broken manifests change nothing", brokenManifests},
 }

@@ -15,6 +15,7 @@ import (
 // story runs commands, prints them with what they print, and keeps the score of the claims.
 type story struct {
 	bin, data string
+	dir       string // for what the story writes; it goes with the story
 	env       []string
 	began     time.Time
 
@@ -168,7 +169,11 @@ type sample struct {
 
 // startLoad starts `kubarium traffic` with these words.
 func (s *story) startLoad(words ...string) *load {
-	words = append([]string{"traffic"}, words...)
+	return s.start(append([]string{"traffic"}, words...)...)
+}
+
+// start starts a command that prints samples as JSON.
+func (s *story) start(words ...string) *load {
 	fmt.Printf("$ kubarium %s &\n", quote(words))
 	l := &load{first: make(chan struct{}), ended: make(chan struct{})}
 	l.cmd = exec.Command(s.bin, append(words, "-o", "json")...)
