@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,17 +15,17 @@ func ownClient(s *story) {
 	file := filepath.Join(s.dir, "admin.kubeconfig")
 	s.done(s.kubarium("kubeconfig", "--export", file), "the kubeconfig is written")
 	if path, err := exec.LookPath("kubectl"); err == nil {
-		fmt.Println("$ kubectl --kubeconfig admin.kubeconfig get services -n dev")
+		s.printf("$ kubectl --kubeconfig admin.kubeconfig get services -n dev\n")
 		r := s.command(path, "--kubeconfig", file, "get", "services", "-n", "dev")
-		show(r.out)
+		s.show(r.out)
 		s.claim(r.code == 0 && strings.Contains(r.out, "ent "), "an installed kubectl works with it", r.out)
 	} else {
 		s.say("No kubectl is installed here; curl shows the same API.")
 	}
 	server, words := s.credentials(file)
-	fmt.Printf("$ curl --cacert ca --cert admin.crt --key admin.key %s/api/v1/namespaces/dev/services/ent\n", server)
+	s.printf("$ curl --cacert ca --cert admin.crt --key admin.key %s/api/v1/namespaces/dev/services/ent\n", server)
 	r := s.command("curl", append(words, server+"/api/v1/namespaces/dev/services/ent")...)
-	show(r.out)
+	s.show(r.out)
 	s.claim(strings.Contains(r.out, `"kind":"Service"`), "any client with the kubeconfig's certificate reaches the API", r.out)
 
 	mia := filepath.Join(s.dir, "mia.kubeconfig")

@@ -80,7 +80,7 @@ func even(s *story, all []sample, n int) {
 	}
 	ok := len(counts) == n
 	for pod, c := range counts {
-		fmt.Printf("   %-32s %d of %d\n", pod, c, total)
+		s.printf("   %-32s %d of %d\n", pod, c, total)
 		ok = ok && c > total/n/2 && c < total*2/n
 	}
 	s.claim(ok, fmt.Sprintf("requests spread over all %d pods", n), counts)
@@ -105,7 +105,7 @@ func replacement(s *story) {
 	s.lost(fresh, "no request was lost, each on a connection of its own")
 	s.lost(kept, "no request was lost on kept-alive connections")
 	after := s.fields("get", "pods", "-n", "dev", "-l", "app=enterprise", "-o", "jsonpath={.items[*].status.podIP}")
-	fmt.Printf("   pod addresses before: %v\n   pod addresses now:    %v\n", before, after)
+	s.printf("   pod addresses before: %v\n   pod addresses now:    %v\n", before, after)
 	s.claim(!slices.ContainsFunc(after, func(ip string) bool { return slices.Contains(before, ip) }), "the pods' addresses changed")
 	s.claim(s.value("get", "service", "ent", "-n", "dev", "-o", "jsonpath={.spec.clusterIP}") == ip, "the Service's address did not: "+ip)
 	readiness(s)
@@ -156,9 +156,9 @@ func nodePort(s *story) {
 		s.claim(strings.Contains(r.out, "pod: ngx-"), "port 30080 answers on node "+n.Name+" from outside", r.out)
 	}
 	for _, n := range st.Nodes {
-		fmt.Printf("$ curl http://%s:30080/\n", n.Loopback)
+		s.printf("$ curl http://%s:30080/\n", n.Loopback)
 		r := s.command("curl", "-s", "--max-time", "5", "http://"+n.Loopback+":30080/")
-		show(strings.SplitN(r.out, "\n", 2)[0])
+		s.show(strings.SplitN(r.out, "\n", 2)[0])
 		s.claim(strings.Contains(r.out, "pod: ngx-"), "and from the host through "+n.Loopback, r.out)
 	}
 	s.kubarium("status")

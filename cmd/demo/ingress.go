@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 )
 
@@ -11,9 +10,9 @@ func ingress(s *story) {
 	s.kubarium("get", "ingress", "-n", "prod")
 	get := func(host, path string) string {
 		words := []string{"-s", "--max-time", "5", "-H", "Host: " + host, "http://" + at + path}
-		fmt.Printf("$ curl %s\n", quote(words))
+		s.printf("$ curl %s\n", quote(words))
 		out := s.command("curl", words...).out
-		show(strings.SplitN(out, "\n", 2)[0])
+		s.show(strings.SplitN(out, "\n", 2)[0])
 		return out
 	}
 	for _, one := range []struct{ host, path, pod string }{
@@ -35,7 +34,7 @@ func ingress(s *story) {
 		app, _, _ := strings.Cut(strings.TrimPrefix(out, "pod: "), "-")
 		counts[app]++
 	}
-	fmt.Printf("   of 40 requests: %v\n", counts)
+	s.printf("   of 40 requests: %v\n", counts)
 	// Four standard deviations of 40 throws of a coin.
 	s.claim(counts["shop"] > 7 && counts["shop"] < 33 && counts["shop"]+counts["enterprise"] == 40, "about half of them", counts)
 }

@@ -43,7 +43,7 @@ func loadBalancer(s *story) {
 	page := ask()
 	s.claim(strings.HasPrefix(page, "pod: enterprise-"), "its own address answers outside of the cluster", page)
 	host := s.published("prod/gate:http", ".2.")
-	fmt.Printf("$ curl http://%s/\n", host)
+	s.printf("$ curl http://%s/\n", host)
 	page = s.command("curl", "-s", "--max-time", "5", "http://"+host+"/").out
 	s.claim(strings.HasPrefix(page, "pod: enterprise-"), "and on the host, at "+host, page)
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -18,6 +19,7 @@ type story struct {
 	dir       string // for what the story writes; it goes with the story
 	env       []string
 	began     time.Time
+	out       io.Writer
 
 	held   int
 	failed []string
@@ -29,8 +31,20 @@ const (
 	maxShown       = 14 // lines of one command's output that are shown
 )
 
-func (s *story) title(text string) { fmt.Printf("\n== %s\n", text) }
-func (s *story) say(text string)   { fmt.Printf("   %s\n", text) }
+func (s *story) printf(format string, words ...any) { fmt.Fprintf(s.out, format, words...) }
+func (s *story) title(text string)                  { s.printf("\n== %s\n", text) }
+func (s *story) say(text string)                    { s.printf("   %s\n", text) }
+
+// apart is a story of its own beside this one, in the same cluster; rejoin tells it and adds its claims.
+func (s *story) apart() *story {
+	return &story{bin: s.bin, data: s.data, dir: s.dir, env: s.env, began: s.began, out: &bytes.Buffer{}}
+}
+
+func (s *story) rejoin(part *story) {
+	s.printf("%s", part.out)
+	s.held += part.held
+	s.failed = append(s.failed, part.failed...)
+}
 
 // result is what a command did.
 type result struct {
@@ -40,9 +54,9 @@ type result struct {
 
 // kubarium runs the program and shows command and output.
 func (s *story) kubarium(words ...string) result {
-	fmt.Printf("$ kubarium %s\n", quote(words))
+	s.printf("$ kubarium %s\n", quote(words))
 	r := s.quiet(words...)
-	show(r.out)
+	s.show(r.out)
 	return r
 }
 
@@ -71,11 +85,11 @@ func (s *story) fields(words ...string) []string { return strings.Fields(s.value
 func (s *story) claim(holds bool, sentence string, detail ...any) {
 	if holds {
 		s.held++
-		fmt.Printf("   ok: %s\n", sentence)
+		s.printf("   ok: %s\n", sentence)
 		return
 	}
 	s.failed = append(s.failed, sentence)
-	fmt.Printf("   NOT SO: %s: %s\n", sentence, fmt.Sprint(detail...))
+	s.printf("   NOT SO: %s: %s\n", sentence, fmt.Sprint(detail...))
 }
 
 // done claims that a command succeeded.
@@ -83,8 +97,6 @@ func (s *story) done(r result, sentence string) bool {
 	s.claim(r.code == 0, sentence, "exit code ", r.code, ": ", r.out)
 	return r.code == 0
 }
-
-func (s *story) broken() bool { return s.fatal }
 
 func (s *story) file(parts ...string) string { return s.data + "/" + strings.Join(parts, "/") }
 
@@ -105,7 +117,7 @@ func (s *story) end(before string) {
 }
 
 func (s *story) verdict() error {
-	fmt.Printf("\n%d claims held, %d did not; %.1f s\n", s.held, len(s.failed), time.Since(s.began).Seconds())
+	s.printf("\n%d claims held, %d did not; %.1f s\n", s.held, len(s.failed), time.Since(s.began).Seconds())
 	if len(s.failed) > 0 {
 		return fmt.Errorf("these claims did not hold:\n  %s", strings.Join(s.failed, "\n  "))
 	}
@@ -174,13 +186,13 @@ func (s *story) startLoad(words ...string) *load {
 
 // start starts a command that prints samples as JSON.
 func (s *story) start(words ...string) *load {
-	fmt.Printf("$ kubarium %s &\n", quote(words))
+	s.printf("$ kubarium %s &\n", quote(words))
 	l := &load{first: make(chan struct{}), ended: make(chan struct{})}
 	l.cmd = exec.Command(s.bin, append(words, "-o", "json")...)
 	l.cmd.Env = s.env
 	l.cmd.Stdout, l.cmd.Stderr = l, &l.err
 	if err := l.cmd.Start(); err != nil {
-		fmt.Println(err)
+		s.printf("%v\n", err)
 	}
 	go func() {
 		l.cmd.Wait()
@@ -221,19 +233,19 @@ func (s *story) lost(l *load, sentence string) {
 		return
 	}
 	last := all[len(all)-1]
-	fmt.Printf("   %d requests, %d failed %s\n", last.Sent, last.Failed, last.Failure)
+	s.printf("   %d requests, %d failed %s\n", last.Sent, last.Failed, last.Failure)
 	s.claim(last.Failed == 0 && last.Sent > 50, sentence, last.Failed, " of ", last.Sent, " failed: ", last.Failure)
 }
 
-func show(out string) {
+func (s *story) show(out string) {
 	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
 	for i, l := range lines {
 		if i == maxShown && len(lines) > maxShown+1 {
-			fmt.Printf("   ... (%d lines more)\n", len(lines)-i)
+			s.printf("   ... (%d lines more)\n", len(lines)-i)
 			return
 		}
 		if l != "" {
-			fmt.Println("   " + l)
+			s.printf("   %s\n", l)
 		}
 	}
 }
