@@ -28,6 +28,7 @@ func planDaemons(ds *appsv1.DaemonSet, hosts []*host) (p daemonPlan) {
 		if x.fresh != nil && x.old != nil {
 			surge--
 		}
+		p.delete = append(p.delete, x.surplus...)
 		if rolls && x.replaceable() {
 			willing = append(willing, x)
 			continue
@@ -60,7 +61,7 @@ func (p *daemonPlan) tend(x *host, rolls bool) {
 			p.create = append(p.create, x.node.Name)
 		}
 	case x.fresh != nil && x.old != nil: // a surge
-		if x.freshAvailable {
+		if x.freshAvailable || !podReady(x.old) {
 			p.delete = append(p.delete, x.old)
 		}
 	case x.old != nil && rolls: // not available

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -71,9 +72,10 @@ type host struct {
 	node      *corev1.Node
 	run, keep bool // a pod is to run there; a pod that runs there may stay
 	fresh     *corev1.Pod
-	old       *corev1.Pod // of an older template
-	ending    bool        // a pod of it is on its way out
-	available bool        // of fresh and old, some pod has been ready for long enough
+	old       *corev1.Pod   // of an older template
+	surplus   []*corev1.Pod // beyond these: the younger of a kind
+	ending    bool          // a pod of it is on its way out
+	available bool          // of fresh and old, some pod has been ready for long enough
 	// freshAvailable: the fresh one has.
 	freshAvailable bool
 }
@@ -156,11 +158,18 @@ func (c *daemonSets) survey(t *turn, ds *appsv1.DaemonSet, hash string) ([]*host
 }
 
 func (c *daemonSets) count(t *turn, ds *appsv1.DaemonSet, x *host, pod *corev1.Pod, hash string) {
+	seat := &x.old
 	if pod.Labels[appsv1.ControllerRevisionHashLabelKey] == hash {
-		x.fresh = pod
-	} else {
-		x.old = pod
+		seat = &x.fresh
 	}
+	if was := *seat; was != nil {
+		if byAge(was, pod) > 0 {
+			was, pod = pod, was
+		}
+		x.surplus = append(x.surplus, pod)
+		pod = was
+	}
+	*seat = pod
 	switch wait, ok := availableIn(pod, ds.Spec.MinReadySeconds, t.now); {
 	case ok && wait == 0:
 		if x.available = true; pod == x.fresh {
@@ -169,6 +178,13 @@ func (c *daemonSets) count(t *turn, ds *appsv1.DaemonSet, x *host, pod *corev1.P
 	case ok:
 		t.later(c, api.Name(ds), t.now.Add(wait))
 	}
+}
+
+// byAge puts the pod that has a node first, and then the older.
+func byAge(a, b *corev1.Pod) int {
+	return cmp.Or(
+		boolFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name),
+	)
 }
 
 // daemonPause is how long after the last failed pod of a node the next one is deleted.
