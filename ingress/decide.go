@@ -45,10 +45,7 @@ func (c *Controller) decide(q *Request, length int64, v *verdict) *verdict {
 		return v.answer(http.StatusNotFound, "no rule matches")
 	}
 	v.rule, v.stats = rule, rule.stats
-	v.target = q.Path
-	if q.Query != "" {
-		v.target += "?" + q.Query
-	}
+	v.target = q.Path + q.Query
 	if f := rule.Filters; f != nil && c.filter(f, q, length, v) {
 		return v
 	}
@@ -146,14 +143,11 @@ func (v *verdict) rewrite(r *Rewrite, q *Request) {
 	if !strings.HasPrefix(target, "/") {
 		target = "/" + target
 	}
-	if q.Query != "" {
-		if strings.Contains(target, "?") {
-			target += "&" + q.Query
-		} else {
-			target += "?" + q.Query
-		}
+	if len(q.Query) > 1 && strings.Contains(target, "?") {
+		v.target = target + "&" + q.Query[1:]
+		return
 	}
-	v.target = target
+	v.target = target + q.Query
 }
 
 // braced turns nginx's $1 into Go's ${1}, which reads $1x as the name of a group.

@@ -206,6 +206,9 @@ func (x *exchange) answer() {
 	v, r := &x.verdict, &x.ctx.Response
 	r.SetStatusCode(v.status)
 	x.dress()
+	if v.status == http.StatusBadRequest {
+		r.SetConnectionClose() // who sends one thing that cannot be read is not read on
+	}
 	if v.status != http.StatusNoContent {
 		r.Header.Set("Content-Type", "text/plain; charset=utf-8")
 		r.SetBodyString(body(v.status, v.reason))

@@ -241,7 +241,11 @@ func splitTarget(target []byte, method string) (host, path, query string, err er
 			return "", "", "", errTarget
 		}
 	}
-	path, query, _ = strings.Cut(text, "?")
+	if mark := strings.IndexByte(text, '?'); mark >= 0 {
+		path, query = text[:mark], text[mark:]
+	} else {
+		path = text
+	}
 	if strings.IndexByte(text, '#') >= 0 {
 		return "", "", "", errTarget
 	}

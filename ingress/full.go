@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -177,13 +177,10 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 
 func (f *front) rewriteFull(p *httputil.ProxyRequest, v *verdict, e *entry, filters *Filters) {
 	out, in := p.Out, p.In
-	path, query, _ := bytes.Cut([]byte(v.target), []byte("?"))
-	out.URL = &url.URL{Scheme: "http", Host: "endpoint", Opaque: "", RawQuery: string(query)}
-	out.URL.RawPath = string(path)
-	if decoded, err := url.PathUnescape(string(path)); err == nil {
+	path, query, asked := strings.Cut(v.target, "?")
+	out.URL = &url.URL{Scheme: "http", Host: "endpoint", RawPath: path, Path: path, RawQuery: query, ForceQuery: asked}
+	if decoded, err := url.PathUnescape(path); err == nil {
 		out.URL.Path = decoded
-	} else {
-		out.URL.Path = string(path)
 	}
 	out.Host = in.Host
 	if filters.UpstreamHost != "" {

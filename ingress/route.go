@@ -16,7 +16,7 @@ type Request struct {
 	Method string
 	Host   string // as sent, port included
 	Path   string // as sent, percent-encoded, without the query
-	Query  string
+	Query  string // as sent, with its "?"; "" when there is none
 	Header Header
 	TLS    bool
 	Client netip.Addr
