@@ -133,9 +133,12 @@ func (f *front) handler() http.Handler {
 func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	peer := netip4(r.RemoteAddr)
 	host, path, query, err := splitTarget([]byte(r.RequestURI), r.Method)
-	if err != nil || r.Method == http.MethodConnect || !validHost(r.Host) {
+	switch {
+	case err != nil || r.Method == http.MethodConnect || !validHost(r.Host):
 		v.answer(http.StatusBadRequest, "the request's target is broken")
-	} else {
+	case !oneLength(r.Header["Content-Length"]):
+		v.answer(http.StatusBadRequest, errLengths.Error())
+	default:
 		if host == "" {
 			host = r.Host
 		}
@@ -173,6 +176,16 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { failFull(w, v, err) },
 	}
 	proxy.ServeHTTP(w, r)
+}
+
+// oneLength tells whether a body's length is told once, as a number, or not at all. net/http takes the first of several, and none for
+// what is no number.
+func oneLength(values []string) bool {
+	if len(values) == 0 {
+		return true
+	}
+	_, ok := number([]byte(values[0]))
+	return ok && len(values) == 1
 }
 
 func (f *front) rewriteFull(p *httputil.ProxyRequest, v *verdict, e *entry, filters *Filters) {
