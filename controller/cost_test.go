@@ -25,7 +25,7 @@ type bare struct {
 // newBare fills a store with n Services of five ready pods each, and lets the controllers answer it.
 func newBare(t *testing.T, n int) *bare {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{NoSync: true, History: 1 << 20})
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +35,26 @@ func newBare(t *testing.T, n int) *bare {
 		}
 	})
 	b := &bare{t: t, store: s, engine: newEngine(New(Config{Store: s}).o)}
-	b.cost(func(tx *store.Tx) error { return fill(tx, n) })
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { return fill(tx, n) }); err != nil {
+		t.Fatal(err)
+	}
+	events, err := b.engine.everything(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t.Context(), events)
 	return b
+}
+
+// answer lets the controllers do all that follows from events.
+func (b *bare) answer(ctx context.Context, events []store.Event) {
+	b.t.Helper()
+	for first := true; first || !b.engine.idle(); first = false {
+		if _, err := b.engine.turn(ctx, events); err != nil {
+			b.t.Fatal(err)
+		}
+		events = nil
+	}
 }
 
 // cost makes a change and lets the controllers answer it: the objects that they read, and the revisions that they wrote.
@@ -60,15 +78,8 @@ func (b *bare) cost(change func(*store.Tx) error) (reads, writes int) {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if _, err := b.engine.turn(ctx, batch.Events); err != nil {
-			b.t.Fatal(err)
-		}
+		b.answer(ctx, batch.Events)
 		seen = batch.Revision
-	}
-	for !b.engine.idle() {
-		if _, err := b.engine.turn(ctx, nil); err != nil {
-			b.t.Fatal(err)
-		}
 	}
 	return b.engine.reads - read, int(b.store.Revision() - revision)
 }
