@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -96,6 +95,9 @@ func sameEndpoint(a, b *corev1.Pod) bool {
 
 // todoFor files the Services that select a pod.
 func (c *endpoints) todoFor(t *turn, pod *corev1.Pod) {
+	if t.engine.beginning {
+		return // every Service is looked at anyway
+	}
 	for k, v := range pod.Labels {
 		for _, svc := range query[*corev1.Service](t, api.Services, store.Query{Index: api.IndexMatchLabel, Value: api.SelectorTerm(pod.Namespace, k, v)}) {
 			if labels.SelectorFromValidatedSet(svc.Spec.Selector).Matches(labels.Set(pod.Labels)) {
@@ -218,11 +220,6 @@ func (c *endpoints) deleteAll(t *turn, gone []*discoveryv1.EndpointSlice) error 
 	return nil
 }
 
-func sameSlice(a, b *discoveryv1.EndpointSlice) bool {
-	return equality.Semantic.DeepEqual(a.Endpoints, b.Endpoints) && equality.Semantic.DeepEqual(a.Ports, b.Ports) &&
-		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
-}
-
 // stamp says since when the change that an object carries was known, so that the time until it is programmed can be measured
 // (E-9).
 func stamp(m *metav1.ObjectMeta, now time.Time) {
@@ -242,7 +239,7 @@ func (c *endpoints) writeEndpoints(t *turn, svc *corev1.Service, cands []candida
 		stamp(&want.ObjectMeta, t.now)
 		return t.create(want)
 	}
-	if equality.Semantic.DeepEqual(have.Subsets, want.Subsets) && maps.Equal(have.Labels, want.Labels) {
+	if slices.EqualFunc(have.Subsets, want.Subsets, sameSubset) && maps.Equal(have.Labels, want.Labels) {
 		return nil
 	}
 	changed := api.Copy(have)

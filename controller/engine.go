@@ -38,6 +38,7 @@ type engine struct {
 	alarms      alarms
 	barred      barred
 	reads       int    // objects read so far: the measure of what a change costs
+	beginning   bool   // what is shown is everything that there is
 	own         []span // the engine's own writes that the watch has yet to repeat
 }
 
@@ -45,7 +46,7 @@ type engine struct {
 type span struct{ first, last uint64 }
 
 func newEngine(o Config) *engine {
-	e := &engine{o: o, queues: map[controller]*queue{}, barred: barred{}}
+	e := &engine{o: o, beginning: true, queues: map[controller]*queue{}, barred: barred{}}
 	e.controllers = []controller{
 		&collector{}, &namespaces{}, newNodeLife(), newEvictions(), &orphanPods{}, newDisruptions(), &accounts{}, newQuotas(),
 		&adoption{}, &replicaSets{}, &deployments{},
@@ -124,6 +125,7 @@ func (e *engine) foreign(b store.Batch) []store.Event {
 
 // turn shows events to the controllers and does work, in one transaction; it returns the revision of its last write, or 0.
 func (e *engine) turn(ctx context.Context, events []store.Event) (uint64, error) {
+	defer func() { e.beginning = false }()
 	if len(events) == 0 && e.idle() {
 		return 0, nil
 	}
@@ -139,8 +141,9 @@ func (e *engine) turn(ctx context.Context, events []store.Event) (uint64, error)
 				break
 			}
 		}
-		// Whatever else is left for the next turn: the traffic must follow what this one decided.
-		for t.work(e.controllers[len(e.controllers)-1:]) {
+		// Whatever else is left for the next turn: the traffic must follow what this one decided. Only where that is the traffic of
+		// thousands of Services, as in a start, do others get in between.
+		for n := 0; n < turnWork && t.work(e.controllers[len(e.controllers)-1:]); n++ {
 			continue
 		}
 		mine.last = tx.Revision()

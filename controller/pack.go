@@ -6,9 +6,6 @@ import (
 	"strings"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-
-	"kubarium.dev/api"
 )
 
 // maxEndpoints is how many endpoints one slice holds at most, Kubernetes' default (E-10).
@@ -19,7 +16,8 @@ const maxEndpoints = 100
 func planSlices(family discoveryv1.AddressType, existing []*discoveryv1.EndpointSlice, groups []group) []*discoveryv1.EndpointSlice {
 	spare := map[string][]*discoveryv1.EndpointSlice{} // by ports
 	for _, s := range existing {
-		spare[portsKey(s.Ports)] = append(spare[portsKey(s.Ports)], api.Copy(s))
+		changed, key := *s, portsKey(s.Ports) // whatever changes of it is replaced, not written into
+		spare[key] = append(spare[key], &changed)
 	}
 	var plan []*discoveryv1.EndpointSlice
 	rest := make([][]discoveryv1.Endpoint, len(groups)) // what did not go into slices of the same ports
@@ -105,7 +103,7 @@ func keep(s *discoveryv1.EndpointSlice, missing map[string]discoveryv1.Endpoint)
 	same = true
 	for _, e := range s.Endpoints {
 		now, ok := missing[endpointKey(e)]
-		same = same && ok && equality.Semantic.DeepEqual(e, now)
+		same = same && ok && sameEntry(&e, &now)
 		if ok {
 			kept = append(kept, now)
 			delete(missing, endpointKey(e))

@@ -1,17 +1,13 @@
 package controller
 
 import (
-	"cmp"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"kubarium.dev/api"
 )
@@ -38,13 +34,13 @@ func families(svc *corev1.Service) []discoveryv1.AddressType {
 // Groups come in the order of their ports, endpoints in the order of the pods.
 func groupEndpoints(svc *corev1.Service, cands []candidate, family discoveryv1.AddressType) []group {
 	byPorts := map[string]*group{}
+	resolve := resolver{svc: svc}
 	for _, cand := range cands {
 		ip := podAddress(cand.pod, family)
 		if ip == "" || podEnded(cand.pod) { // E-1
 			continue
 		}
-		ports := resolvePorts(svc, cand.pod)
-		key := portsKey(ports)
+		ports, key := resolve.of(cand.pod)
 		if byPorts[key] == nil {
 			byPorts[key] = &group{ports: ports}
 		}
@@ -119,55 +115,6 @@ func hintsFor(svc *corev1.Service, e discoveryv1.Endpoint) *discoveryv1.Endpoint
 		return nil
 	}
 	return hints
-}
-
-// resolvePorts finds the number of each of a Service's ports in one pod; a named port that the pod does not have is left out.
-func resolvePorts(svc *corev1.Service, pod *corev1.Pod) []discoveryv1.EndpointPort {
-	ports := []discoveryv1.EndpointPort{}
-	for _, p := range svc.Spec.Ports {
-		number := targetNumber(p, pod)
-		if number == 0 {
-			continue
-		}
-		name, protocol := p.Name, cmp.Or(p.Protocol, corev1.ProtocolTCP)
-		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Protocol: &protocol, Port: &number, AppProtocol: p.AppProtocol})
-	}
-	return ports
-}
-
-// targetNumber is where a Service port leads in a pod; 0 for a name that the pod does not know.
-func targetNumber(p corev1.ServicePort, pod *corev1.Pod) int32 {
-	if p.TargetPort.Type == intstr.Int {
-		return cmp.Or(p.TargetPort.IntVal, p.Port)
-	}
-	containers := slices.Clone(pod.Spec.Containers)
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // E-12
-			containers = append(containers, c)
-		}
-	}
-	for _, c := range containers {
-		for _, cp := range c.Ports {
-			if cp.Name == p.TargetPort.StrVal && cmp.Or(cp.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
-				return cp.ContainerPort
-			}
-		}
-	}
-	return 0
-}
-
-// portsKey is equal for equal sets of ports.
-func portsKey(ports []discoveryv1.EndpointPort) string {
-	lines := make([]string, 0, len(ports))
-	for _, p := range ports {
-		app := ""
-		if p.AppProtocol != nil {
-			app = *p.AppProtocol
-		}
-		lines = append(lines, fmt.Sprintf("%s/%s/%d/%s", *cmp.Or(p.Name, new(string)), *cmp.Or(p.Protocol, new(corev1.Protocol)), *cmp.Or(p.Port, new(int32)), app))
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, " ")
 }
 
 // dressSlice gives a slice of svc its labels and its owner (E-4).

@@ -19,6 +19,7 @@ const maxAddresses = 1000
 func subsets(svc *corev1.Service, cands []candidate) ([]corev1.EndpointSubset, map[string]string) {
 	family := families(svc)[0]
 	byPorts := map[string]*corev1.EndpointSubset{}
+	resolve := resolver{svc: svc}
 	count := 0
 	var annotations map[string]string
 	for _, cand := range cands {
@@ -27,7 +28,7 @@ func subsets(svc *corev1.Service, cands []candidate) ([]corev1.EndpointSubset, m
 		if ip == "" || podEnded(pod) || pod.DeletionTimestamp != nil && !svc.Spec.PublishNotReadyAddresses {
 			continue
 		}
-		ports := resolvePorts(svc, pod)
+		ports, key := resolve.of(pod)
 		if len(ports) == 0 && len(svc.Spec.Ports) > 0 {
 			continue // it has none of the ports that the Service names
 		}
@@ -35,7 +36,6 @@ func subsets(svc *corev1.Service, cands []candidate) ([]corev1.EndpointSubset, m
 			annotations = map[string]string{corev1.EndpointsOverCapacity: "truncated"}
 			break
 		}
-		key := portsKey(ports)
 		if byPorts[key] == nil {
 			byPorts[key] = &corev1.EndpointSubset{Ports: endpointPorts(ports)}
 		}
