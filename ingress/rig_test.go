@@ -160,6 +160,18 @@ func (r *rig) until(what string, ok func() bool) {
 	}
 }
 
+// within receives what has to come; it ends the test when it does not.
+func within[T any](t testing.TB, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(10 * time.Second):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}
+
 // expose makes a Service whose endpoints are the addresses, with port 80 named http.
 func (r *rig) expose(name string, addresses ...string) {
 	r.t.Helper()
