@@ -25,11 +25,10 @@ const (
 
 // endpoints keeps the slices and the Endpoints object of each Service. Work is named by the Service.
 type endpoints struct {
-	pods podIndex
 	died map[string]bool // Services whose deletion has yet to be answered
 }
 
-func newEndpoints() *endpoints { return &endpoints{pods: podIndex{}, died: map[string]bool{}} }
+func newEndpoints() *endpoints { return &endpoints{died: map[string]bool{}} }
 
 func (c *endpoints) touched(t *turn, ev store.Event) {
 	switch ev.Kind {
@@ -57,15 +56,7 @@ func (c *endpoints) podTouched(t *turn, ev store.Event) {
 	pod := ev.Object.(*corev1.Pod)
 	was, modified := ev.Old.(*corev1.Pod)
 	relabelled := modified && !maps.Equal(was.Labels, pod.Labels)
-	switch {
-	case ev.Type == store.Deleted:
-		c.pods.drop(pod)
-	case relabelled:
-		c.pods.drop(was)
-		c.pods.put(pod)
-	case !modified:
-		c.pods.put(pod)
-	case sameEndpoint(was, pod):
+	if modified && ev.Type == store.Modified && !relabelled && sameEndpoint(was, pod) {
 		return
 	}
 	c.todoFor(t, pod)
@@ -135,13 +126,9 @@ type candidate struct {
 
 // candidates lists the selected pods by name.
 func (c *endpoints) candidates(t *turn, svc *corev1.Service) []candidate {
-	selector := labels.SelectorFromValidatedSet(svc.Spec.Selector)
-	var found []candidate
-	for _, name := range c.pods.matching(svc) {
-		pod, ok := find[*corev1.Pod](t, api.Pods, svc.Namespace, name)
-		if !ok || !selector.Matches(labels.Set(pod.Labels)) {
-			continue
-		}
+	pods := query[*corev1.Pod](t, api.Pods, store.Query{Namespace: svc.Namespace, Labels: labels.SelectorFromValidatedSet(svc.Spec.Selector)})
+	found := make([]candidate, 0, len(pods))
+	for _, pod := range pods {
 		zone := ""
 		if node, ok := find[*corev1.Node](t, api.Nodes, "", pod.Spec.NodeName); ok {
 			zone = node.Labels[corev1.LabelTopologyZone]
