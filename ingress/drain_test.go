@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -207,4 +208,58 @@ func TestTheRouterTakesRoutesShapedLikeHTTPRoutes(t *testing.T) {
 	if one, _ := tab.Find(ask("X-Version", "2.1")); one == nil || one.Field != "rules[1]" {
 		t.Errorf("with one header: %+v", one)
 	}
+}
+
+// I-41: the read timeout is for the answer: a body that keeps coming for longer is no reason to give up, and one that stops is the client's
+// fault (408), by HTTP/2 as by HTTP/1.1.
+func TestALongUploadIsNotASlowBackend(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.HeaderTimeout = time.Second })
+	r.expose("web", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		n, _ := io.Copy(io.Discard, q.Body)
+		fmt.Fprint(w, n)
+	}))
+	r.apply(annotate(ingress("web", 0, "- Prefix / web"), "proxy-read-timeout", "500ms"))
+	upload := func(by http.RoundTripper, parts int) (status int, text string) {
+		body, send := io.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pace := time.NewTicker(100 * time.Millisecond)
+			defer pace.Stop()
+			for range parts {
+				<-pace.C
+				if _, err := send.Write([]byte("part")); err != nil {
+					return
+				}
+			}
+			if parts > 1 {
+				send.Close()
+			}
+		}()
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.plain+"/", body)
+		resp, err := by.RoundTrip(req)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		raw, _ := io.ReadAll(resp.Body)
+		body.Close()
+		<-done // a write to what is closed ends
+		return resp.StatusCode, string(raw)
+	}
+	var both sync.WaitGroup
+	for _, by := range []http.RoundTripper{plainHTTP2(t), &http.Transport{}} {
+		both.Go(func() {
+			if status, text := upload(by, 8); status != 200 || text != "32" {
+				t.Errorf("an upload of 0.8 s: got %d %s", status, text)
+			}
+		})
+		both.Go(func() {
+			if status, text := upload(by, 1); status != http.StatusRequestTimeout {
+				t.Errorf("an upload that stops: got %d %s, want 408", status, text)
+			}
+		})
+	}
+	both.Wait()
 }

@@ -75,7 +75,7 @@ func (a *attempt) RoundTrip(r *http.Request) (*http.Response, error) {
 			out.URL.Scheme = "https"
 		}
 		var answer *http.Response
-		if answer, err = a.once(out); err == nil {
+		if answer, err = a.once(out, body); err == nil {
 			return answer, nil
 		}
 		var op *net.OpError
@@ -86,12 +86,13 @@ func (a *attempt) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// once bounds the wait for the answer's header; the body may take as long as it flows.
-func (a *attempt) once(r *http.Request) (*http.Response, error) {
+// once bounds the wait for the answer's header, from the last part of the request's body on: both bodies may take as long as they flow.
+func (a *attempt) once(r *http.Request, body *watchedBody) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	timer := time.AfterFunc(a.read, func() { cancel(context.DeadlineExceeded) })
+	wait := newPatience(a.read, func() { cancel(context.DeadlineExceeded) })
+	body.wait.Store(wait)
 	answer, err := a.p.transports[a.v.places.speak].RoundTrip(r.WithContext(ctx))
-	if !timer.Stop() || err != nil {
+	if !wait.end() || err != nil {
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			err = errors.Join(cause, err)
 		}
@@ -104,17 +105,6 @@ func (a *attempt) once(r *http.Request) (*http.Response, error) {
 	}
 	context.AfterFunc(r.Context(), func() { cancel(nil) })
 	return answer, nil
-}
-
-// watchedBody tells whether any of it was read.
-type watchedBody struct {
-	io.ReadCloser
-	began bool
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.began = true
-	return b.ReadCloser.Read(p)
 }
 
 // handler serves requests of a listener that are not HTTP/1.1.
@@ -159,6 +149,9 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	filters := &noFilters
 	if v.rule.Filters != nil {
 		filters = v.rule.Filters
+	}
+	if speak := v.places.speak; speak != speakH2C && speak != speakH2 { // a gRPC stream may be silent for as long as it likes
+		r.Body = &patientBody{r.Body, http.NewResponseController(w), f.c.cfg.HeaderTimeout}
 	}
 	if filters.MaxBody > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, filters.MaxBody)
@@ -230,6 +223,8 @@ func failFull(w http.ResponseWriter, v *verdict, err error) {
 	status, reason := http.StatusBadGateway, "no endpoint could be reached"
 	var large *http.MaxBytesError
 	switch {
+	case errors.Is(err, errSlow):
+		status, reason = http.StatusRequestTimeout, errSlow.Error()
 	case errors.As(err, &large):
 		status, reason = http.StatusRequestEntityTooLarge, "the body is too large"
 	case isTimeout(err):

@@ -140,3 +140,58 @@ func TestWhatHTTP2CouldSmuggleIsRefused(t *testing.T) {
 		t.Errorf("the backend saw %q, want %s alone", seen, want)
 	}
 }
+
+// Issue 6: slow clients are refused by the other engine and before TLS stands, too: what does not go on in time is broken off.
+func TestSlowClientsOfHTTP2AndTLSAreRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.HeaderTimeout, c.IdleTimeout = 50*time.Millisecond, 100*time.Millisecond })
+	r.expose("web", backend(t, func(_ http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))
+	r.apply(ingress("web", 0, "- Prefix / web"))
+	var block bytes.Buffer
+	encode := hpack.NewEncoder(&block)
+	for _, f := range fields2() {
+		if err := encode.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	frames := func(send func(*http2.Framer) error) string {
+		var b bytes.Buffer
+		b.WriteString(http2.ClientPreface)
+		fr := http2.NewFramer(&b, nil)
+		if err := errors.Join(fr.WriteSettings(), send(fr)); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	header := func(end bool) func(*http2.Framer) error {
+		return func(fr *http2.Framer) error {
+			return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: end})
+		}
+	}
+	for name, c := range map[string]struct{ at, text string }{
+		"no TLS greeting":           {r.secure, ""},
+		"half a TLS greeting":       {r.secure, "\x16\x03\x01\x02\x00\x01"},
+		"half of HTTP/2's preface":  {r.plain, http2.ClientPreface[:10]},
+		"HTTP/2's preface alone":    {r.plain, http2.ClientPreface},
+		"a header that has no end":  {r.plain, frames(header(false))},
+		"a body that does not come": {r.plain, frames(header(true))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := net.Dial("tcp", c.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, c.text); err != nil {
+				t.Fatal(err)
+			}
+			if answer, err := io.ReadAll(conn); isTimeout(err) {
+				t.Errorf("the connection was left open after %q", answer)
+			}
+		})
+	}
+}
