@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -120,8 +121,8 @@ func (f *front) handler() http.Handler {
 	})
 }
 
-func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
-	peer := netip4(r.RemoteAddr)
+// decideFull checks what net/http has read once more, and asks the routes.
+func (f *front) decideFull(r *http.Request, v *verdict) {
 	host, path, query, err := splitTarget([]byte(r.RequestURI), r.Method)
 	switch {
 	case err != nil || r.Method == http.MethodConnect || !validHost(r.Host):
@@ -129,12 +130,14 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	case !oneLength(r.Header["Content-Length"]):
 		v.answer(http.StatusBadRequest, errLengths.Error())
 	default:
-		if host == "" {
-			host = r.Host
-		}
-		q := Request{Method: r.Method, Host: host, Path: path, Query: query, Header: r.Header, TLS: f.tls, Client: f.c.client(peer, r.Header)}
+		client := f.c.client(netip4(r.RemoteAddr), r.Header)
+		q := Request{Method: r.Method, Host: cmp.Or(host, r.Host), Path: path, Query: query, Header: r.Header, TLS: f.tls, Client: client}
 		f.c.decide(&q, r.ContentLength, v)
 	}
+}
+
+func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
+	f.decideFull(r, v)
 	for _, field := range v.fields {
 		w.Header().Add(field.Name, field.Value)
 	}
@@ -156,15 +159,11 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	if filters.MaxBody > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, filters.MaxBody)
 	}
-	read := filters.Read
-	if read == 0 {
-		read = defaultRead
-	}
 	if filters.Mirror != "" {
 		f.mirror(filters.Mirror, r.Method, v.target, r.Header)
 	}
 	proxy := httputil.ReverseProxy{
-		Transport: &attempt{p: f.c.full, v: v, entry: e, read: read}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		Transport: &attempt{p: f.c.full, v: v, entry: e, read: cmp.Or(filters.Read, defaultRead)}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		Rewrite:      func(p *httputil.ProxyRequest) { f.rewriteFull(p, v, e, filters) },
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { failFull(w, v, err) },
 	}
