@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
@@ -24,6 +25,9 @@ type barredWork struct {
 
 // touched files the refused work that an event may make possible.
 func (b barred) touched(t *turn, ev store.Event) {
+	if len(b) == 0 || filled(ev) {
+		return
+	}
 	switch ev.Kind {
 	case api.ResourceQuotas, api.LimitRanges, api.ServiceAccounts:
 		for work := range b[ev.Object.GetNamespace()] {
@@ -33,6 +37,22 @@ func (b barred) touched(t *turn, ev store.Event) {
 	}
 }
 
+// filled tells that a quota has no more room than before.
+func filled(ev store.Event) bool {
+	quota, ok := ev.Object.(*corev1.ResourceQuota)
+	was, modified := ev.Old.(*corev1.ResourceQuota)
+	if !ok || !modified || ev.Type != store.Modified || !equality.Semantic.DeepEqual(was.Spec, quota.Spec) {
+		return false
+	}
+	for name, used := range quota.Status.Used {
+		if before, counted := was.Status.Used[name]; counted && used.Cmp(before) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// note keeps the work that was refused.
 func (b barred) note(by controller, owner api.Object) {
 	ns := owner.GetNamespace()
 	if b[ns] == nil {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +33,15 @@ func bounded(tx *store.Tx, obj api.Object) error {
 	return nil
 }
 
-func podQuota(most string) *corev1.ResourceQuota {
-	return &corev1.ResourceQuota{
+func podQuota(most string, edit ...func(*corev1.ResourceQuota)) *corev1.ResourceQuota {
+	q := &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "dev", Name: "few"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse(most)}},
 	}
+	for _, fn := range edit {
+		fn(q)
+	}
+	return q
 }
 
 // failures lists the FailedCreate events by the kind that they are about.
@@ -70,6 +75,11 @@ func TestAQuotaRefusesAControllersPodsUntilThereIsRoom(t *testing.T) {
 		}
 		if got := l.failures()["ReplicaSet"]; !strings.HasPrefix(got, `Error creating: pods "web-`) || !strings.Contains(got, "is forbidden: exceeded quota: few") {
 			t.Errorf("event: got %q", got)
+		}
+		said := l.told()
+		l.create(podQuota("2", func(q *corev1.ResourceQuota) { q.Namespace = "default" })) // nothing to do with it
+		if l.pass(time.Hour / 2); !maps.Equal(l.told(), said) {
+			t.Errorf("nothing made room, and yet more was said: %v, then %v", said, l.told())
 		}
 		change(l.testCluster, api.ResourceQuotas, "few", func(q *corev1.ResourceQuota) { q.Spec = podQuota("9").Spec })
 		l.pass(time.Second)
