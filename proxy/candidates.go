@@ -41,6 +41,9 @@ func (m *model) localOf(all []candidate) []candidate {
 	var local []candidate
 	for _, c := range all {
 		if c.Node == m.node && c.Node != "" {
+			if local == nil {
+				local = make([]candidate, 0, len(all))
+			}
 			local = append(local, c)
 		}
 	}
@@ -52,6 +55,9 @@ func used(candidates []candidate) []endpoint {
 	var out []endpoint
 	for _, c := range candidates {
 		if c.Verdict.Used() {
+			if out == nil {
+				out = make([]endpoint, 0, len(candidates)) // they are kept: no room to spare
+			}
 			out = append(out, c.endpoint)
 		}
 	}

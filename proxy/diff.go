@@ -34,17 +34,17 @@ const readable = 4096
 
 // ordered sorts verbs by map and key, so that plans print the same each time.
 func ordered(verbs []verb) []verb {
+	if len(verbs) <= readable {
+		slices.SortFunc(verbs, func(a, b verb) int { return cmp.Or(cmp.Compare(a.Map, b.Map), cmp.Compare(a.Key, b.Key)) })
+		return verbs
+	}
 	byMap := map[string][]verb{}
 	for _, v := range verbs {
 		byMap[v.Map] = append(byMap[v.Map], v)
 	}
 	out := verbs[:0]
 	for _, name := range slices.Sorted(maps.Keys(byMap)) {
-		group := byMap[name]
-		if len(verbs) <= readable {
-			slices.SortFunc(group, func(a, b verb) int { return cmp.Compare(a.Key, b.Key) })
-		}
-		out = append(out, group...)
+		out = append(out, byMap[name]...)
 	}
 	return out
 }

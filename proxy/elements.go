@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"container/list"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -25,34 +26,74 @@ type claim struct {
 	value elemValue
 }
 
-// claims holds the wishes in the order they came.
-type claims map[elemKey][]claim
+// claims holds who wishes for each element.
+type claims map[elemKey]wishes
+
+// wishes are those for one element. Nearly every element has one wish; a pod of thousands of Services has one of each for its
+// hairpin element, and none of them may cost the more for the others.
+type wishes struct {
+	first claim  // the one that counts
+	more  *queue // those that came later; nil for none
+}
+
+// queue is claims in the order they came, found by owner.
+type queue struct {
+	order list.List
+	at    map[types.NamespacedName]*list.Element
+}
 
 // holder is the value that counts, nil for none.
 func (c claims) holder(k elemKey) *elemValue {
-	if held := c[k]; len(held) > 0 {
-		return &held[0].value
+	if w, held := c[k]; held {
+		return &w.first.value
 	}
 	return nil
 }
 
 // set enters a wish, or withdraws it when v is nil.
 func (c claims) set(owner types.NamespacedName, k elemKey, v *elemValue) {
-	held := slices.Clone(c[k]) // holder's result stays as it was
-	i := slices.IndexFunc(held, func(x claim) bool { return x.owner == owner })
+	w, held := c[k]
 	switch {
-	case v == nil && i >= 0:
-		held = slices.Delete(held, i, i+1)
-	case v != nil && i >= 0:
-		held[i].value = *v
+	case !held && v == nil:
+		return
+	case !held:
+		w.first = claim{owner, *v}
+	case w.first.owner != owner:
+		w.more = w.more.set(owner, v)
 	case v != nil:
-		held = append(held, claim{owner, *v})
-	}
-	if len(held) == 0 {
+		w.first.value = *v
+	case w.more == nil:
 		delete(c, k)
 		return
+	default:
+		next := w.more.order.Front().Value.(claim)
+		w.first, w.more = next, w.more.set(next.owner, nil)
 	}
-	c[k] = held
+	c[k] = w
+}
+
+// set enters or withdraws a wish, and returns the queue, nil for an empty one.
+func (q *queue) set(owner types.NamespacedName, v *elemValue) *queue {
+	if q == nil {
+		if v == nil {
+			return nil
+		}
+		q = &queue{at: map[types.NamespacedName]*list.Element{}}
+	}
+	e := q.at[owner]
+	switch {
+	case v != nil && e != nil:
+		e.Value = claim{owner, *v}
+	case v != nil:
+		q.at[owner] = q.order.PushBack(claim{owner, *v})
+	case e != nil:
+		q.order.Remove(e)
+		delete(q.at, owner)
+	}
+	if q.order.Len() == 0 {
+		return nil
+	}
+	return q
 }
 
 // mark is what the address of a port is mapped to: its id, or the Local variant. With no endpoint anywhere Local makes no
@@ -69,7 +110,11 @@ func (p *planner) elementsOf(s *plannedService) []element {
 	if s == nil {
 		return nil
 	}
-	var out []element
+	n := 1 + len(s.desired.External)
+	for _, port := range s.ports {
+		n += 4 + 2*len(port.cluster) + 2*len(port.local) + len(port.Here) // most of the time all there is
+	}
+	out := make([]element, 0, n)
 	add := func(name, key, value, note string) {
 		out = append(out, element{elemKey{name, key}, elemValue{value, comment(note)}})
 	}

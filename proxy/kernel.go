@@ -76,6 +76,7 @@ type linux struct {
 	dumps  *netlink.Conn
 	others *netlink.Conn // on which the kernel tells what others do
 	table  *nftables.Table
+	list   []nftables.SetElement // room for the elements of one message, used again for the next
 }
 
 // socketBuffer is enough for a batch of batchVerbs elements and its answers. Without privilege over the host the kernel gives less,
@@ -210,12 +211,13 @@ func (k *linux) withSet(r rule) ([]expr.Any, error) {
 func (k *linux) send(verbs []verb, match func(verb) bool, put func(*nftables.Set, []nftables.SetElement) error) error {
 	for i := 0; i < len(verbs); {
 		name := verbs[i].Map
-		var list []nftables.SetElement
+		list := k.list[:0]
 		for ; i < len(verbs) && verbs[i].Map == name; i++ {
 			if match(verbs[i]) {
 				list = append(list, kernelElement(verbs[i].element))
 			}
 		}
+		k.list = list
 		if len(list) == 0 {
 			continue
 		}

@@ -211,6 +211,9 @@ func (m *model) desiredPort(svc *corev1.Service, port *corev1.ServicePort, f fam
 	}
 	all := m.candidates(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, port, f)
 	local := m.localOf(all)
+	if len(local) > 0 {
+		p.Here = make([]endpoint, 0, len(local))
+	}
 	for _, c := range local {
 		p.Here = append(p.Here, c.endpoint)
 	}
@@ -262,8 +265,8 @@ func protocolName(n uint8) corev1.Protocol {
 	return corev1.ProtocolTCP
 }
 
-// all is the desired state of everything that has one, in order of name.
-func (m *model) all(f family) []*desired {
+// names are the names of everything that may have a desired state, in order.
+func (m *model) names() []types.NamespacedName {
 	names := make(map[types.NamespacedName]struct{}, len(m.services))
 	for n := range m.services {
 		names[n] = struct{}{}
@@ -271,8 +274,14 @@ func (m *model) all(f family) []*desired {
 	for n := range m.hostPods {
 		names[n] = struct{}{}
 	}
+	return sorted(names)
+}
+
+// all is the desired state of everything that has one, in order of name.
+func (m *model) all(f family) []*desired {
+	names := m.names()
 	out := make([]*desired, 0, len(names))
-	for _, n := range sorted(names) {
+	for _, n := range names {
 		if d := m.desired(n, f); d != nil {
 			out = append(out, d)
 		}

@@ -372,7 +372,7 @@ func (p *planner) put(k elemKey, old, new *elemValue) {
 
 // finish returns what has to be done about everything set since the last finish.
 func (p *planner) finish() plan {
-	out := plan{Prefixes: p.rewrite, Left: p.left, Joined: p.joined}
+	out := plan{Prefixes: p.rewrite, Left: p.left, Joined: p.joined, Verbs: make([]verb, 0, len(p.changes))}
 	p.rewrite = false
 	for k, c := range p.changes {
 		switch {

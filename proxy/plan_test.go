@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/store"
 )
 
 func sampleEndpoints(service, n int) []endpoint {
@@ -227,5 +229,68 @@ delete element ip kubarium slots { 0x00000001 . 0x00000002 comment "default/web:
 `
 	if d := cmp.Diff(want, p.finish().text(ipv4)); d != "" {
 		t.Errorf("want (-) got (+):\n%s", d)
+	}
+}
+
+// Services that share a pod share its hairpin element: the first to come holds it, whoever leaves, until the last has left.
+func TestASharedElementIsHeldInTheOrderOfArrival(t *testing.T) {
+	t.Parallel()
+	c, k := claims{}, elemKey{mapHairpin, "pod"}
+	name := func(i int) types.NamespacedName { return types.NamespacedName{Name: fmt.Sprint(i)} }
+	for i := range 5 {
+		c.set(name(i), k, &elemValue{Comment: fmt.Sprint(i)})
+	}
+	c.set(name(3), k, &elemValue{Comment: "3 again"})
+	c.set(name(9), k, nil) // never came
+	for _, step := range []struct {
+		leaves int
+		holder string
+	}{{2, "0"}, {0, "1"}, {1, "3 again"}, {4, "3 again"}} {
+		c.set(name(step.leaves), k, nil)
+		if got := c.holder(k); got == nil || got.Comment != step.holder {
+			t.Errorf("after %d left: got %v, want %s", step.leaves, got, step.holder)
+		}
+	}
+	c.set(name(3), k, nil)
+	if len(c) != 0 {
+		t.Errorf("left behind: %v", c)
+	}
+}
+
+// P-43: a list made anew, because events were lost, is compared with the plan: what changed in between is programmed, what is gone is
+// taken away, and the kernel is not asked for what it holds.
+func TestAListMadeAnewProgramsTheDifference(t *testing.T) {
+	t.Parallel()
+	p, f := load(t, 200)
+	dirty := map[types.NamespacedName]struct{}{}
+	m := newModel(p.cfg.Node)
+	for i := 50; i < 250; i++ { // 50 are gone, 50 are new, one has two endpoints more
+		m.take(event(store.Added, numbered(i), nil), dirty)
+		n := 1
+		if i == 60 {
+			n = 3
+		}
+		m.take(event(store.Added, numberedSlice(i, n), nil), dirty)
+	}
+	p.model = m
+	if err := p.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Stats().Reconciles; got != 1 {
+		t.Errorf("got %d reconciles, want the one of the start", got)
+	}
+	if d := cmp.Diff(p.sides[0].planner.table(), f.table.Elements); d != "" {
+		t.Errorf("plan (-) and table (+) differ:\n%s", d)
+	}
+	fresh := newPlanner(indexesAhead, p.constant(ipv4))
+	for _, d := range m.all(ipv4) {
+		fresh.set(d.Name, d)
+	}
+	if got, want := len(f.table.Elements), len(fresh.table()); got != want {
+		t.Errorf("the table has %d elements, want %d", got, want)
+	}
+	p.stats.Behind = true
+	if p.refresh() == nil {
+		t.Error("a table that may not be as planned was not compared")
 	}
 }

@@ -58,6 +58,13 @@ func (t *policyTable) drain() (elements, []elemKey) {
 	return t.held, out
 }
 
+// forget notes the elements of an older table, so that those that are no more are taken away.
+func (t *policyTable) forget(older elements) {
+	for k := range older {
+		t.changed[k] = struct{}{}
+	}
+}
+
 // replace fills a new table in place of an old one, whose unseen changes it takes over.
 func (t *policyTable) replace(old *policyTable) {
 	seen := map[string]struct{}{}

@@ -181,8 +181,8 @@ func (p *Proxy) run(ctx context.Context) error {
 			tasks.Go(func() { p.guard(ctx, k) })
 		}
 	}
-	for {
-		err := p.follow(ctx)
+	for again := false; ; again = true {
+		err := p.follow(ctx, again)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -203,8 +203,9 @@ func (p *Proxy) leave() {
 	}
 }
 
-// follow lists, reconciles, and then takes batches for as long as the reader gives any.
-func (p *Proxy) follow(ctx context.Context) error {
+// follow lists, reconciles, and then takes batches for as long as the reader gives any. When it has to list again, the table is as
+// planned, and what was listed is compared with the plan alone.
+func (p *Proxy) follow(ctx context.Context, again bool) error {
 	from, err := p.list(ctx)
 	if err != nil {
 		return err
@@ -214,8 +215,10 @@ func (p *Proxy) follow(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	if err := p.mend(ctx, w); err != nil {
-		return err
+	if !again || p.refresh() != nil {
+		if err := p.mend(ctx, w); err != nil {
+			return err
+		}
 	}
 	for {
 		b, err := w.Next(ctx)
@@ -365,6 +368,27 @@ func (p *Proxy) reconcile(reset bool) error {
 			return ErrNotRunning
 		}
 		if err := p.settle(s.reconcile(p.model, p.constant(s.network.family), reset, &p.stats)); err != nil {
+			return err
+		}
+	}
+	p.health.replace(p.model)
+	p.done()
+	return nil
+}
+
+// refresh programs the difference between what was planned and what was listed anew. It fails when the table may not be as planned:
+// then it must be compared.
+func (p *Proxy) refresh() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stats.Behind {
+		return errors.New("an earlier change failed")
+	}
+	for _, s := range p.sides {
+		if s.planner == nil || s.kernel == nil {
+			return ErrNotRunning
+		}
+		if err := p.settle(s.refresh(p.model, &p.stats)); err != nil {
 			return err
 		}
 	}

@@ -38,12 +38,24 @@ func (s *side) open(ns *netns.NS, mu *sync.Mutex) (closing func() error, err err
 	}, nil
 }
 
-// take programs what changed. stats counts.
+// take programs what changed: most of the time in one batch, very much of it Service by Service in many, so that no more than one
+// batch is ever held. Each batch carries whole Services. stats counts.
 func (s *side) take(m *model, dirty []types.NamespacedName, stats *Stats) error {
+	s.planner.setPolicies(m.policies.of(s.network.family).drain())
 	for _, name := range dirty {
 		s.planner.set(name, m.desired(name, s.network.family))
+		if len(s.planner.changes) < enoughVerbs {
+			continue
+		}
+		if err := s.send(stats); err != nil {
+			return err
+		}
 	}
-	s.planner.setPolicies(m.policies.of(s.network.family).drain())
+	return s.send(stats)
+}
+
+// send programs what has been planned since it was called last.
+func (s *side) send(stats *Stats) error {
 	todo := s.planner.finish()
 	if len(todo.Verbs) == 0 {
 		return nil
@@ -96,6 +108,9 @@ func (s *side) reconcile(m *model, constant []element, reset bool, stats *Stats)
 		next.nextID, next.nextHandle = s.planner.nextID, s.planner.nextHandle
 	}
 	next.takePolicies(m.policies.of(s.network.family))
+	if len(was.Sets) == 0 && len(was.Chains) == 0 {
+		return s.begin(next, m, stats)
+	}
 	todo := next.full(was, m.all(s.network.family))
 	b := batch{Declare: true, Reset: reset, Chains: ruleset(s.network, next.shapes), Verbs: todo.Verbs}
 	if reset {
@@ -108,6 +123,31 @@ func (s *side) reconcile(m *model, constant []element, reset bool, stats *Stats)
 	}
 	s.planner = next
 	return s.clean(todo)
+}
+
+// begin fills a table that is not there: there is nothing to compare, and nothing to be held for it.
+func (s *side) begin(next *planner, m *model, stats *Stats) error {
+	b := batch{Declare: true, Chains: ruleset(s.network, next.shapes), Verbs: diff(nil, next.all())}
+	next.rewrite = false // the chains are just written
+	if err := s.apply(b, stats); err != nil {
+		return err
+	}
+	s.planner = next
+	return s.take(m, m.names(), stats)
+}
+
+// refresh programs the difference to a model that was listed anew, while the table is known to be as planned: the kernel need not be
+// asked for what it holds.
+func (s *side) refresh(m *model, stats *Stats) error {
+	m.policies.of(s.network.family).forget(s.planner.policies)
+	dirty := map[types.NamespacedName]struct{}{}
+	for name := range s.planner.services {
+		dirty[name] = struct{}{}
+	}
+	for _, name := range m.names() {
+		dirty[name] = struct{}{}
+	}
+	return s.take(m, sorted(dirty), stats)
 }
 
 // stale names the chains and maps of a table that do not belong there.

@@ -10,6 +10,9 @@ import (
 // elements with the longest comments do.
 const batchVerbs = 1500
 
+// enoughVerbs fill a batch when a start programs Service by Service: the last one, if it is of the usual size, still fits.
+const enoughVerbs = batchVerbs * 3 / 4
+
 // The phases of a large change, in order. At the end of each every address leads to complete Services.
 const (
 	phaseSupport = iota // what is looked up only through something else: endpoints, jumps, sets of addresses
