@@ -80,6 +80,7 @@ func keepPart(new, old Object, name string) {
 // addresses and node ports it was allocated when the writer left them out. old is only read.
 func PrepareForUpdate(new, old Object) {
 	keepIdentity(new, old)
+	new.SetGeneration(old.GetGeneration()) // the store counts; a manifest that says nothing of it is not older
 	switch n := new.(type) {
 	case *corev1.Namespace:
 		o := Copy(old.(*corev1.Namespace))
