@@ -33,7 +33,9 @@ func (a *app) apply(ctx context.Context, st state, words []string) error {
 	if err != nil {
 		return err
 	}
-	check := manifestCheck{client: c, namespace: flagValue(words, "-n", "--namespace"), server: serverSide(words), set: set}
+	check := manifestCheck{
+		client: c, namespace: flagValue(words, "-n", "--namespace"), server: serverSide(words), force: given(words, "--force"), set: set,
+	}
 	if problems := check.all(ctx); len(problems) > 0 {
 		for _, p := range problems {
 			fmt.Fprintln(a.err, "error: "+p)
@@ -145,6 +147,11 @@ func (set *manifestSet) read(r io.Reader, name string) error {
 	}
 	set.manifests = append(set.manifests, ms...)
 	return nil
+}
+
+// given tells whether a boolean flag is set.
+func given(words []string, flag string) bool {
+	return slices.Contains(words, flag) || slices.Contains(words, flag+"=true")
 }
 
 // take removes a boolean flag from the words and tells whether it was there.

@@ -27,6 +27,7 @@ type manifestCheck struct {
 	client    *client
 	namespace string // -n; "" for default
 	server    string // the query of a server-side apply; "" for kubectl's own
+	force     bool   // what cannot be changed is deleted and made anew
 	set       manifestSet
 }
 
@@ -63,7 +64,7 @@ func (c manifestCheck) dryRun(ctx context.Context, m api.Manifest) []string {
 	if kind.Namespaced && c.makes(c.namespaceOf(m)) {
 		return nil
 	}
-	if c.server != "" {
+	if c.server != "" && m.Name != "" {
 		return c.ask(ctx, m, http.MethodPatch, c.path(kind, m)+"/"+m.Name+c.server, types.ApplyYAMLPatchType, m.JSON)
 	}
 	if m.Name != "" {
@@ -89,7 +90,7 @@ func (c manifestCheck) ask(ctx context.Context, m api.Manifest, method, path str
 
 // serverSide is the query of a server-side apply with these words; "" if they do not ask for one.
 func serverSide(words []string) string {
-	if !slices.Contains(words, "--server-side") && !slices.Contains(words, "--server-side=true") {
+	if !given(words, "--server-side") {
 		return ""
 	}
 	manager := flagValue(words, "--field-manager", "--field-manager")
@@ -97,7 +98,7 @@ func serverSide(words []string) string {
 		manager = "kubectl"
 	}
 	query := dryRunQuery + "&fieldManager=" + url.QueryEscape(manager)
-	if slices.Contains(words, "--force-conflicts") || slices.Contains(words, "--force-conflicts=true") {
+	if given(words, "--force-conflicts") {
 		query += "&force=true"
 	}
 	return query
@@ -121,7 +122,11 @@ func located(m api.Manifest, err error) []string {
 	}
 	var lines []string
 	for _, cause := range d.Causes {
-		lines = append(lines, fmt.Sprintf("%s: %s: %s", m.Where(cause.Field), cause.Field, cause.Message))
+		line := fmt.Sprintf("%s: %s: %s", m.Where(cause.Field), cause.Field, cause.Message)
+		if cause.Type == metav1.CauseTypeFieldManagerConflict {
+			line += "; --force-conflicts takes the field over, or leave it out of the manifest"
+		}
+		lines = append(lines, line)
 	}
 	return lines
 }

@@ -27,6 +27,9 @@ func (c manifestCheck) change(ctx context.Context, kind *api.Kind, m api.Manifes
 		return located(m, err), true
 	}
 	defer body.Close()
+	if c.force {
+		return nil, true
+	}
 	current, err := io.ReadAll(body)
 	if err != nil {
 		return located(m, err), true

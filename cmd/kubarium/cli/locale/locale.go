@@ -11,18 +11,11 @@ import (
 	"k8s.io/kubectl/pkg/util/i18n"
 )
 
-// Asked tells whether the translations were asked for after this package had taken them over, as they must be.
-var Asked bool
-
-func init() {
-	if err := i18n.SetLoadTranslationsFunc(load); err != nil {
-		panic(err) // somebody was first
-	}
-}
+// Early tells whether this package came before the first word. If it did not, all is as in kubectl: only time is lost.
+var Early = i18n.SetLoadTranslationsFunc(load) == nil
 
 // load reads the translations of the user's language if it is not English.
 func load() error {
-	Asked = true
 	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
 		if value := os.Getenv(name); value != "" {
 			if english(value) {
