@@ -25,7 +25,7 @@ func Hint(m Manifest) string {
 			return "kubarium does not serve " + gvk.Kind + " yet"
 		}
 	}
-	if near := nearest(m.GVK.Kind, names); near != "" {
+	if near := Nearest(m.GVK.Kind, names); near != "" {
 		return `did you mean kind "` + near + `"?`
 	}
 	return ""
@@ -34,7 +34,7 @@ func Hint(m Manifest) string {
 // suggest says what an unknown field of a struct was perhaps meant to be: a field of nearly the same name, or one of just this
 // name that belongs elsewhere in the object.
 func (c *checker) suggest(t reflect.Type, name string) string {
-	if near := nearest(name, slices.Sorted(maps.Keys(jsonFields(t)))); near != "" {
+	if near := Nearest(name, slices.Sorted(maps.Keys(jsonFields(t)))); near != "" {
 		return `did you mean "` + near + `"?`
 	}
 	home, known := c.homes[name]
@@ -107,8 +107,9 @@ func structOf(t reflect.Type) reflect.Type {
 	return t
 }
 
-// nearest is the candidate most like a misspelled word: the same letters in other case, or a few edits away; "" when none is.
-func nearest(word string, candidates []string) string {
+// Nearest is the candidate most like a misspelled word: the same letters in other case, or a few edits away; "" when none is.
+// Of equals it is the first.
+func Nearest(word string, candidates []string) string {
 	best, least := "", max(1, len(word)/3)+1
 	if len(word) > 64 {
 		return ""

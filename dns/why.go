@@ -7,6 +7,8 @@ import (
 
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+
+	"kubarium.dev/api"
 )
 
 // whyEmpty says why a name that exists has no record of a type. The caller holds mu.
@@ -82,7 +84,7 @@ func (z *zones) nearDomain(name string) string {
 		return ""
 	}
 	end := strings.ToLower(strings.Join(labels[len(labels)-n:], ".") + ".")
-	if d := distance(end, z.domain); d == 0 || d > 2 || d >= len(end)/3 {
+	if end == z.domain || api.Nearest(end, []string{z.domain}) == "" {
 		return ""
 	}
 	return "; did you mean " + strings.Join(labels[:len(labels)-n], ".") + "." + z.domain + "?"
@@ -117,38 +119,11 @@ func (x *index) nearService(namespace, service string) string {
 	return fmt.Sprintf("; namespace %s has one", elsewhere[0])
 }
 
-// near is "; did you mean X?" for the candidate with the fewest differing letters, two at most, or "".
+// near is "; did you mean X?" for the candidate most like a word, or "".
 func near(word string, candidates []string) string {
 	slices.Sort(candidates)
-	best, least := "", 3
-	for _, c := range candidates {
-		if d := distance(word, c); d < least && d < len(word) {
-			best, least = c, d
-		}
+	if best := api.Nearest(word, candidates); best != "" {
+		return "; did you mean " + best + "?"
 	}
-	if best == "" {
-		return ""
-	}
-	return "; did you mean " + best + "?"
-}
-
-// distance is how many letters must be put in, left out or changed to make one word of the other.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }

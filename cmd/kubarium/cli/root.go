@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"kubarium.dev/api"
 )
 
 const defaultName = "kubarium"
@@ -41,8 +44,9 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	}
 	root.SetArgs(words)
 	err := root.ExecuteContext(ctx)
-	if err != nil && strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
-		err = failf(exitUsage, "see: kubarium --help", "%s", strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n\nDid you mean this?\n\t", "; did you mean "))
+	var told *fault
+	if err != nil && !errors.As(err, &told) && strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
+		err = unknownCommand(root, words[0], "see: kubarium --help")
 	}
 	return report(errw, err)
 }
@@ -119,19 +123,28 @@ func argsBetween(least, most int, usage string) cobra.PositionalArgs {
 	}
 }
 
+// unknownCommand tells of a word that is no command below cmd, and which one it is like.
+func unknownCommand(cmd *cobra.Command, word, hint string) error {
+	wrong := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
+	var known []string
+	for _, c := range cmd.Commands() {
+		known = append(known, c.Name())
+	}
+	if near := api.Nearest(word, known); near != "" {
+		wrong += "; did you mean " + near
+	}
+	return failf(exitUsage, hint, "%s", wrong)
+}
+
 // group is a command that does nothing without one of those below it.
 func group(use, short, usage string, below ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2,
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) == 0 {
 				return failf(exitUsage, "usage: "+usage, "%s needs to know what to do", cmd.CommandPath())
 			}
-			wrong := fmt.Sprintf("unknown command %q for %q", words[0], cmd.CommandPath())
-			if near := cmd.SuggestionsFor(words[0]); len(near) > 0 {
-				wrong += "; did you mean " + strings.Join(near, ", ")
-			}
-			return failf(exitUsage, "usage: "+usage, "%s", wrong)
+			return unknownCommand(cmd, words[0], "usage: "+usage)
 		},
 	}
 	c.AddCommand(below...)
