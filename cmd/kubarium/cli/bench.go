@@ -84,6 +84,9 @@ func (f benchFlags) check() error {
 	if f.plot != "" && filepath.Ext(f.plot) != ".svg" {
 		return failf(exitUsage, "name it FILE.svg; browsers show it, and convert it", "the plot is an SVG picture, and %q is not named so", f.plot)
 	}
+	if info, err := os.Stat(filepath.Dir(f.plot)); f.plot != "" && (err != nil || !info.IsDir()) {
+		return failf(exitNotFound, "make the folder first", "--plot %s: there is no folder %s", f.plot, filepath.Dir(f.plot))
+	}
 	for _, n := range f.services {
 		if n < 1 || n > bench.MaxServices {
 			return failf(exitUsage, "usage: "+benchUsage, "--services %d: it must be between 1 and %d", n, bench.MaxServices)
