@@ -123,8 +123,7 @@ func (n *Node) Attach(ctx context.Context, r AttachRequest) error {
 		}()
 	}
 	select {
-	case <-run.done:
-		<-run.drained // its last words
+	case <-run.done: // after its last words
 	case <-gone:
 	case <-ctx.Done():
 	}

@@ -44,12 +44,10 @@ type container struct {
 
 // run is one run of a container.
 type run struct {
-	began time.Time
-	id    string
-	log   *runLog
-	io    *terminalIO
-	// drained is closed when everything it wrote has been taken.
-	drained    chan struct{}
+	began      time.Time
+	id         string
+	log        *runLog
+	io         *terminalIO
 	stopSignal syscall.Signal
 	name       string // what ps shows for process 1
 	env        *environment
@@ -139,7 +137,7 @@ func (c *container) start(ctx context.Context) error {
 	}
 	now := c.w.n.cfg.Now()
 	r := &run{
-		stopSignal: p.stopSignal(c.spec), drained: make(chan struct{}), began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), env: env,
+		stopSignal: p.stopSignal(c.spec), began: now, id: containerID(c.w.pod, c.spec.Name, c.restarts), env: env,
 		dir: c.spec.WorkingDir, root: p.root, user: find.user, done: make(chan struct{}),
 	}
 	r.log = &runLog{now: c.w.n.cfg.Now}
@@ -194,7 +192,6 @@ func (c *container) startApp(ctx context.Context, r *run) error {
 			result.code, result.signal = 128+int(syscall.SIGKILL), int(syscall.SIGKILL)
 		}
 		r.closeBox()
-		close(r.drained)
 		c.over(r, result)
 	})
 	return nil

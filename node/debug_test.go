@@ -1,8 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -107,5 +110,60 @@ func TestALossOfPowerIsTold(t *testing.T) {
 	b.await(pod, "restarted", func(p *corev1.Pod) bool { return isReady(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
 	if got := b.reasons(pod); got["SandboxChanged"] != 1 || got["Started"] != 2 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// N-11: who hears of a container's end finds its whole log: what is still in the pipe belongs to it, even when another process holds
+// the pipe open.
+func TestTheLogIsWholeWhenTheEndIsTold(t *testing.T) {
+	t.Parallel()
+	const size = 60 << 10 // nearly what a pipe holds
+	for i := range 50 {
+		out, theirs, err := pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := syscall.Write(theirs, bytes.Repeat([]byte("0123456789abcde\n"), size/16)); err != nil {
+			t.Fatal(err)
+		}
+		held := i == 0
+		if !held {
+			syscall.Close(theirs)
+		}
+		c := &container{w: &worker{inbox: make(chan any, 1)}}
+		r := &run{log: &runLog{now: time.Now}, done: make(chan struct{})}
+		r.io = &terminalIO{log: r.log}
+		main := &command{exited: make(chan exit, 1)}
+		main.exited <- exit{}
+		c.attend(nil, r, main, out)
+		<-c.w.inbox
+		r.log.mu.Lock()
+		if r.log.size != size {
+			t.Errorf("held %v: got %d bytes, want %d", held, r.log.size, size)
+		}
+		r.log.mu.Unlock()
+		if held {
+			syscall.Close(theirs)
+		}
+		c.w.wg.Wait()
+	}
+}
+
+// N-11: a process that a debugger leaves behind, and that holds its output, does not keep the debugger from ending.
+func TestADebuggersLeftoverDoesNotKeepItFromEnding(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	pod := commandPod("jump", "sh", "-c", stay)
+	b.create(pod)
+	b.awaitReady(pod)
+	b.change(pod, func(p *corev1.Pod) {
+		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{debugger("beside", "main", "sh", "-c", "sleep 3600 & echo left")}
+	})
+	b.await(pod, "debugged", func(p *corev1.Pod) bool {
+		s := p.Status.EphemeralContainerStatuses
+		return len(s) == 1 && s[0].State.Terminated != nil
+	})
+	if log := b.logs(pod, LogRequest{Container: "beside"}); log != "left\n" {
+		t.Errorf("got %q", log)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"kubarium.dev/node/netns"
 	"kubarium.dev/node/podinit"
@@ -62,8 +63,9 @@ func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 			<-r.done
 		}
 	}
-	c.w.wg.Go(func() { // until every process that holds the output is gone
-		defer close(r.drained)
+	outs, drained := make(chan *os.File, 1), make(chan struct{}) // what is read, once it is known; the end of it
+	c.w.wg.Go(func() {
+		defer close(drained)
 		if out == nil {
 			if out = <-main.started; out == nil {
 				return // it could not be started
@@ -71,12 +73,20 @@ func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 			r.io.open(out, out)
 		}
 		defer out.Close()
+		outs <- out
 		copyAll(r.io, out)
 	})
 	c.w.wg.Go(func() {
 		result := <-main.exited
 		r.io.closeInput()
 		r.closeBox() // the container ends with its command
+		select {
+		case out := <-outs:
+			// What was written is taken whole before anybody hears of the end; a process that holds the output still does not keep it open.
+			out.SetReadDeadline(time.Now().Add(lastWords))
+		case <-drained:
+		}
+		<-drained
 		c.over(r, result)
 	})
 }
