@@ -94,6 +94,9 @@ Kubernetes verbs (get, describe, logs, exec, scale, rollout, ...) are kubectl's 
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if number := (*strconv.NumError)(nil); errors.As(err, &number) { // without the name of Go's function
+			err = errors.New(strings.Replace(err.Error(), number.Error(), "it is not a number that fits", 1))
+		}
 		return failf(exitUsage, "see: "+cmd.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(a.upCommand(), a.downCommand(), a.daemonCommand(), a.statusCommand(), a.kubeconfigCommand(),

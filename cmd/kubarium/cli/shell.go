@@ -57,7 +57,7 @@ func (a *app) shell(ctx context.Context, t shellTarget, command []string) error 
 		if t.container != "" {
 			words = append(words, "-c", t.container)
 		}
-		if _, err := st.mustRun(); err != nil {
+		if err := st.mustExist(ctx, resourcePath(api.Pods, t.namespace)+"/"+pod, &corev1.Pod{}); err != nil {
 			return err
 		}
 		return a.runKubectl(st, append(append(words, "--"), command...))
@@ -68,16 +68,25 @@ func (a *app) shell(ctx context.Context, t shellTarget, command []string) error 
 	return a.shellAt(ctx, st, t.place, command, tty)
 }
 
-// shellAt runs a command on a node or outside, over the same protocol as kubectl exec.
-func (a *app) shellAt(ctx context.Context, st state, place string, command []string, tty bool) error {
-	c, err := st.client()
+// mustExist looks for the place before its stream is opened: a stream's own errors, and those of kubectl exec, carry no code.
+func (s state) mustExist(ctx context.Context, path string, into any) error {
+	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	if name, ok := strings.CutPrefix(place, "node/"); ok { // the stream's own errors carry no code
-		if err := c.get(ctx, resourcePath(api.Nodes, "")+"/"+name, &corev1.Node{}); err != nil {
+	return c.get(ctx, path, into)
+}
+
+// shellAt runs a command on a node or outside, over the same protocol as kubectl exec.
+func (a *app) shellAt(ctx context.Context, st state, place string, command []string, tty bool) error {
+	if name, ok := strings.CutPrefix(place, "node/"); ok {
+		if err := st.mustExist(ctx, resourcePath(api.Nodes, "")+"/"+name, &corev1.Node{}); err != nil {
 			return err
 		}
+	}
+	c, err := st.client()
+	if err != nil {
+		return err
 	}
 	q := url.Values{"place": {place}, "command": command, "stdin": {"true"}, "stdout": {"true"}}
 	if tty {

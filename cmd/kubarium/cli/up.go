@@ -47,6 +47,9 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	}
 	if r, ok := st.running(); ok {
 		fmt.Fprintf(a.err, "cluster %q is already up at %s (pid %d)\n", st.name, r.URL, r.PID)
+		if f.nodes != 0 || f.config != "" {
+			fmt.Fprintf(a.err, "  --nodes and --config are for a start and change nothing now: see %s, or %s first\n", st.command("node --help"), st.command("down"))
+		}
 	} else if err := a.boot(ctx, st, f); err != nil {
 		return err
 	}
