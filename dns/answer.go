@@ -1,7 +1,9 @@
 package dns
 
 import (
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -59,11 +61,11 @@ func (x *index) step(r *result, asked string, qtype uint16) string {
 		return ""
 	}
 	if c := n.of(dns.TypeCNAME); len(c) > 0 {
-		r.answer = append(r.answer, named(c[0], name, asked))
+		r.answer = append(r.answer, c[0].rr(asked, x.zones.ttl))
 		if qtype == dns.TypeCNAME || qtype == dns.TypeANY {
 			return ""
 		}
-		return c[0].(*dns.CNAME).Target
+		return c[0].text
 	}
 	x.records(r, n, name, asked, qtype)
 	return ""
@@ -75,11 +77,13 @@ func (x *index) records(r *result, n *node, name, asked string, qtype uint16) {
 	before := len(r.answer)
 	for i := range n.sets {
 		if n.sets[i].typ == qtype || qtype == dns.TypeANY {
-			r.answer = r.appendNamed(n.sets[i].rrs, name, asked)
+			r.answer = r.appendNamed(n.sets[i].records, asked, x.zones.ttl)
 		}
 	}
 	if apex == name && (qtype == dns.TypeSOA || qtype == dns.TypeANY) {
-		r.answer = append(r.answer, named(x.zones.soa(apex, x.serial.Load()), name, asked))
+		soa := x.zones.soa(apex, x.serial.Load())
+		soa.Header().Name = asked
+		r.answer = append(r.answer, soa)
 	}
 	switch {
 	case len(r.answer) > before:
@@ -96,10 +100,26 @@ func (x *index) find(name string) *node {
 	if n := x.table.get(name); n != nil {
 		return n.node.Load()
 	}
+	if r, ok := x.below(name); ok {
+		return compile([]part{{records: []record{r}}})
+	}
 	if x.pods == PodsInsecure {
 		return x.insecurePod(name)
 	}
 	return nil
+}
+
+// below is the record of an endpoint's name, which spells its address below a Service's name.
+func (x *index) below(name string) (record, bool) {
+	label, rest, ok := strings.Cut(name, ".")
+	if !ok {
+		return record{}, false
+	}
+	n := x.table.get(rest)
+	if n == nil {
+		return record{}, false
+	}
+	return n.node.Load().named(label)
 }
 
 // insecurePod believes every address that a name spells below an existing namespace, as Kubernetes' default has it.
@@ -113,28 +133,19 @@ func (x *index) insecurePod(name string) *node {
 	if !ok {
 		return nil
 	}
-	return compile(name, []part{{records: []record{addressRecord(a)}}}, x.zones.ttl)
+	return compile([]part{{records: []record{addressRecord(a)}}})
 }
 
-// appendNamed is the answer and further records in random order, under the name as it was asked. The records are shared.
-func (r *result) appendNamed(rrs []dns.RR, name, asked string) []dns.RR {
+// appendNamed is the answer and further records in random order, under the name as it was asked: with the capitals of the
+// question.
+func (r *result) appendNamed(records []record, asked string, ttl time.Duration) []dns.RR {
 	to, at := r.answer, len(r.answer)
-	for _, rr := range rrs {
-		to = append(to, named(rr, name, asked))
+	for _, one := range records {
+		to = append(to, one.rr(asked, ttl))
 	}
 	added := to[at:]
 	shuffle(len(added), r.seed, func(i, j int) { added[i], added[j] = added[j], added[i] })
 	return to
-}
-
-// named is a record under the name as it was asked: with the capitals of the question.
-func named(rr dns.RR, name, asked string) dns.RR {
-	if name == asked {
-		return rr
-	}
-	c := dns.Copy(rr)
-	c.Header().Name = asked
-	return c
 }
 
 // additional is the addresses of the targets that SRV and NS records name.
@@ -159,8 +170,9 @@ func (x *index) additional(answer []dns.RR) []dns.RR {
 		}
 		seen[target] = true
 		if n := x.find(target); n != nil {
-			extra = append(extra, n.of(dns.TypeA)...)
-			extra = append(extra, n.of(dns.TypeAAAA)...)
+			for _, one := range slices.Concat(n.of(dns.TypeA), n.of(dns.TypeAAAA)) {
+				extra = append(extra, one.rr(target, x.zones.ttl))
+			}
 		}
 	}
 	return extra

@@ -20,7 +20,8 @@ import (
 // changes; Reload makes a new one.
 type foreigners struct {
 	hosts  map[string]*node
-	routes []route // the longest domain first
+	ttl    time.Duration // of the hosts' records
+	routes []route       // the longest domain first
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	now    func() time.Time
 	cache  *cache
@@ -62,7 +63,7 @@ var (
 
 func newForeigners(c Config, ttl time.Duration, n *counts) *foreigners {
 	f := &foreigners{
-		hosts: map[string]*node{}, dial: c.Dial, now: c.Now, counts: n,
+		hosts: map[string]*node{}, ttl: ttl, dial: c.Dial, now: c.Now, counts: n,
 		flights: map[cacheKey]*flight{}, sent: map[sentKey]struct{}{},
 	}
 	if f.dial == nil {
@@ -73,7 +74,7 @@ func newForeigners(c Config, ttl time.Duration, n *counts) *foreigners {
 	}
 	f.cache = newCache(c, f.now)
 	f.asking = make(chan struct{}, cmp.Or(max(c.MaxAsking, 0), defaultAsking))
-	f.addHosts(c.Hosts, ttl)
+	f.addHosts(c.Hosts)
 	for domain, servers := range c.Stub {
 		f.addRoute(domain, servers)
 	}
@@ -85,7 +86,7 @@ func newForeigners(c Config, ttl time.Duration, n *counts) *foreigners {
 }
 
 // addHosts makes the records of fixed names, and the way back from their addresses to the first of each in the alphabet.
-func (f *foreigners) addHosts(hosts map[string][]netip.Addr, ttl time.Duration) {
+func (f *foreigners) addHosts(hosts map[string][]netip.Addr) {
 	d := desired{}
 	for name, addresses := range hosts {
 		for _, a := range addresses {
@@ -95,7 +96,8 @@ func (f *foreigners) addHosts(hosts map[string][]netip.Addr, ttl time.Duration) 
 	}
 	for owner, records := range d {
 		slices.SortFunc(records, func(a, b record) int { return strings.Compare(a.text, b.text) })
-		f.hosts[owner] = compile(owner, []part{{records: records}}, ttl)
+		slices.SortStableFunc(records, inOrder)
+		f.hosts[owner] = compile([]part{{records: records}})
 	}
 }
 
@@ -134,7 +136,7 @@ func (f *foreigners) known(q dns.Question, req *dns.Msg, seed uint64) (m *dns.Ms
 		r := result{seed: seed}
 		for i := range n.sets {
 			if n.sets[i].typ == q.Qtype || q.Qtype == dns.TypeANY {
-				r.answer = r.appendNamed(n.sets[i].rrs, name, q.Name)
+				r.answer = r.appendNamed(n.sets[i].records, q.Name, f.ttl)
 			}
 		}
 		m.Answer = r.answer

@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,13 +26,46 @@ type index struct {
 	mu       sync.RWMutex
 	services map[string]*service // by namespace/name
 	sliceOf  map[string]string   // the Service each slice was last filed under
-	wanted   map[string]desired  // the records in the table, by source
+	wanted   map[string]said     // the records in the table, by source
+}
+
+// said is what one source says, in order of the names.
+type said []statement
+
+// statement is what one source says about one name. Its records are in order, and shared with the name's part.
+type statement struct {
+	owner   string
+	records []record
+}
+
+// about returns the records of a name.
+func (s said) about(owner string) ([]record, bool) {
+	i, ok := slices.BinarySearchFunc(s, owner, func(st statement, owner string) int { return strings.Compare(st.owner, owner) })
+	if !ok {
+		return nil, false
+	}
+	return s[i].records, true
+}
+
+// said takes no more room than it needs: it is kept.
+func (d desired) said() said {
+	if len(d) == 0 {
+		return nil
+	}
+	all := make(said, 0, len(d))
+	for owner, records := range d {
+		slices.SortStableFunc(records, inOrder)
+		records = slices.Compact(records)
+		all = append(all, statement{owner, append(make([]record, 0, len(records)), records...)})
+	}
+	slices.SortFunc(all, func(a, b statement) int { return strings.Compare(a.owner, b.owner) })
+	return all
 }
 
 // service is a Service and its slices, whichever came first.
 type service struct {
 	svc    *corev1.Service
-	slices map[string]*discoveryv1.EndpointSlice
+	slices []*discoveryv1.EndpointSlice // in order of their names, so that equal slices give equal records
 }
 
 // part is what one source says about a name. Two headless Services may both say whose an address is.
@@ -48,7 +80,7 @@ const zoneSource = "zone"
 func newIndex(z *zones, pods PodRecords) *index {
 	x := &index{
 		zones: z, pods: pods, table: newTable(),
-		services: map[string]*service{}, sliceOf: map[string]string{}, wanted: map[string]desired{},
+		services: map[string]*service{}, sliceOf: map[string]string{}, wanted: map[string]said{},
 	}
 	x.set(zoneSource, z.records())
 	return x
@@ -111,13 +143,13 @@ func (x *index) takeSlice(slice *discoveryv1.EndpointSlice, gone bool, touched m
 		key = slice.Namespace + "/" + svc
 	}
 	if old := x.sliceOf[name]; old != "" && old != key {
-		delete(x.service(old).slices, name)
+		x.service(old).drop(slice.Name)
 		delete(x.sliceOf, name)
 		touched[old] = struct{}{}
 	}
 	if key != "" {
 		x.sliceOf[name] = key
-		x.service(key).slices[name] = slice
+		x.service(key).put(slice)
 		touched[key] = struct{}{}
 	}
 }
@@ -125,7 +157,7 @@ func (x *index) takeSlice(slice *discoveryv1.EndpointSlice, gone bool, touched m
 func (x *index) service(key string) *service {
 	s := x.services[key]
 	if s == nil {
-		s = &service{slices: map[string]*discoveryv1.EndpointSlice{}}
+		s = &service{}
 		x.services[key] = s
 	}
 	return s
@@ -141,35 +173,50 @@ func (x *index) renew(key string) {
 		}
 		return
 	}
-	x.set("Service "+key, x.zones.planService(s.svc, s.sorted()))
+	x.set("Service "+key, x.zones.planService(s.svc, s.slices))
 }
 
-// sorted is the slices in order of their names, so that equal slices give equal records.
-func (s *service) sorted() []*discoveryv1.EndpointSlice {
-	return slices.SortedFunc(maps.Values(s.slices), func(a, b *discoveryv1.EndpointSlice) int {
-		return strings.Compare(a.Name, b.Name)
-	})
+// find is where a slice stands or would stand.
+func (s *service) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.slices, name, func(e *discoveryv1.EndpointSlice, name string) int { return strings.Compare(e.Name, name) })
+}
+
+func (s *service) put(slice *discoveryv1.EndpointSlice) {
+	i, held := s.find(slice.Name)
+	if held {
+		s.slices[i] = slice
+		return
+	}
+	s.slices = slices.Insert(s.slices, i, slice)
+}
+
+func (s *service) drop(name string) {
+	if i, held := s.find(name); held {
+		s.slices = slices.Delete(s.slices, i, i+1)
+	}
 }
 
 // set makes want the records of a source. Names that keep their records are not touched. A name that comes is made before
 // one that goes, so that no empty non-terminal above both vanishes for a moment.
 func (x *index) set(source string, want desired) {
-	had := x.wanted[source]
-	for owner, records := range want {
-		if old, ok := had[owner]; !ok || !slices.Equal(old, records) {
-			x.say(owner, source, records)
+	had, now := x.wanted[source], want.said()
+	for i, st := range now {
+		if old, ok := had.about(st.owner); ok && slices.Equal(old, st.records) {
+			now[i].records = old
+			continue
+		}
+		x.say(st.owner, source, st.records)
+	}
+	for _, st := range had {
+		if _, ok := want[st.owner]; !ok {
+			x.unsay(st.owner, source)
 		}
 	}
-	for owner := range had {
-		if _, ok := want[owner]; !ok {
-			x.unsay(owner, source)
-		}
-	}
-	if len(want) == 0 {
+	if len(now) == 0 {
 		delete(x.wanted, source)
 		return
 	}
-	x.wanted[source] = want
+	x.wanted[source] = now
 }
 
 func (x *index) say(owner, source string, records []record) {
@@ -180,13 +227,13 @@ func (x *index) say(owner, source string, records []record) {
 	} else {
 		n.parts[i].records = records
 	}
-	n.node.Store(compile(owner, n.parts, x.zones.ttl))
+	n.node.Store(compile(n.parts))
 }
 
 func (x *index) unsay(owner, source string) {
 	n := x.table.get(owner)
 	n.parts = slices.DeleteFunc(n.parts, func(p part) bool { return p.source == source })
-	n.node.Store(compile(owner, n.parts, x.zones.ttl))
+	n.node.Store(compile(n.parts))
 	x.prune(n)
 }
 

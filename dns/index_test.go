@@ -26,9 +26,12 @@ func (x *index) dump() []string {
 				all = append(all, l.name.key)
 			}
 			for _, s := range node.sets {
-				for _, rr := range s.rrs {
-					all = append(all, strings.ReplaceAll(rr.String(), "\t", " "))
+				for _, r := range s.records {
+					all = append(all, strings.ReplaceAll(r.rr(l.name.key, x.zones.ttl).String(), "\t", " "))
 				}
+			}
+			for _, r := range node.below {
+				all = append(all, "below "+l.name.key+" "+r.addr.String())
 			}
 		}
 	}

@@ -88,11 +88,27 @@ func (z *zones) planVirtual(d desired, svc *corev1.Service, eps []*discoveryv1.E
 			d.add(owner, r)
 		}
 	}
+	var below []netip.Addr
 	for e := range published(svc, eps) {
 		if e.hostname != "" {
 			d.add(e.hostname+"."+name, addressRecord(e.addr))
 		}
-		d.add(dashed(e.addr)+"."+name, addressRecord(e.addr))
+		below = append(below, e.addr)
+	}
+	for _, a := range below {
+		d.addBelow(name, a)
+	}
+}
+
+// addBelow gives an address a name below owner, spelled with dashes. Most have none but that, and are kept with owner.
+func (d desired) addBelow(owner string, a netip.Addr) {
+	name := dashed(a) + "." + owner
+	if _, other := d[name]; other { // a hostname may look like an address
+		d.add(name, addressRecord(a))
+		return
+	}
+	if _, ok := dns.IsDomainName(name); ok {
+		d[owner] = append(d[owner], record{typ: typeBelow, addr: a})
 	}
 }
 

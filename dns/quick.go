@@ -2,6 +2,8 @@ package dns
 
 import (
 	"encoding/binary"
+	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/miekg/dns"
@@ -107,25 +109,19 @@ func (x *index) quick(q *plain, p []byte, n int, seed uint64, recursive bool) (l
 	if !q.read(p[:n]) || q.qtype == dns.TypeANY || q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR {
 		return 0, 0, false
 	}
-	name := q.name()
-	var ready *set
-	if found := x.table.get(name); found == nil {
-		if x.pods == PodsInsecure || x.zones.of(name) == "" {
-			return 0, 0, false
-		}
-		rcode = dns.RcodeNameError
-	} else if ready, done = found.node.Load().ready(q.qtype); !done {
+	var one [1]record
+	ready, rcode, done := x.ready(q, &one)
+	if !done {
 		return 0, 0, false
 	}
 	end := p[:q.end]
-	answers := 0
-	if ready != nil {
-		if q.end+len(ready.packed)+optSize > q.accept {
+	if len(ready) > 0 {
+		size := packedSize(ready)
+		if size == 0 || q.end+size+optSize > q.accept {
 			return 0, 0, false
 		}
-		end = append(end, ready.packed...)
-		answers = len(ready.rrs)
-		ready.shuffle(end[q.end:], seed)
+		end = pack(end, ready, x.zones.seconds)
+		shufflePacked(end[q.end:], len(ready), seed)
 	} else if end, done = x.zones.appendSOA(end, q, x.serial.Load()); !done {
 		return 0, 0, false
 	}
@@ -133,7 +129,7 @@ func (x *index) quick(q *plain, p []byte, n int, seed uint64, recursive bool) (l
 	if recursive {
 		flags |= flagRA
 	}
-	return len(q.finish(p, end, flags, answers)), rcode, true
+	return len(q.finish(p, end, flags, len(ready))), rcode, true
 }
 
 // finish writes the head of the answer in p and, after what ends it so far, the OPT record that EDNS wants.
@@ -152,32 +148,48 @@ func (q *plain) finish(p, end []byte, flags uint16, answers int) []byte {
 	return end
 }
 
-// ready returns the packed records of a type, or nil when the name has none of it, or false when the answer is not as simple
-// as that.
-func (n *node) ready(typ uint16) (*set, bool) {
+// ready returns the records that answer a question, none when the name has none of the type, or false when the answer is not as
+// simple as that. one has room for a record that is made for the occasion.
+func (x *index) ready(q *plain, one *[1]record) (records []record, rcode int, ok bool) {
+	name := q.name()
+	if found := x.table.get(name); found != nil {
+		records, ok = found.node.Load().ready(q.qtype)
+		return records, dns.RcodeSuccess, ok
+	}
+	if one[0], ok = x.below(name); ok {
+		if one[0].typ != q.qtype {
+			return nil, dns.RcodeSuccess, q.qtype != dns.TypeSOA
+		}
+		return one[:], dns.RcodeSuccess, true
+	}
+	return nil, dns.RcodeNameError, x.pods != PodsInsecure && x.zones.of(name) != ""
+}
+
+// ready is the same for one name.
+func (n *node) ready(typ uint16) ([]record, bool) {
 	if typ == dns.TypeSOA {
 		return nil, false
 	}
+	var records []record
 	for i := range n.sets {
-		s := &n.sets[i]
-		switch {
-		case s.typ == dns.TypeCNAME:
+		switch n.sets[i].typ {
+		case dns.TypeCNAME:
 			return nil, false
-		case s.typ == typ:
-			return s, s.packed != nil
+		case typ:
+			records = n.sets[i].records
 		}
 	}
-	return nil, true
+	return records, true
 }
 
-// shuffle brings addresses into the order that shuffle gives the same number of records.
-func (s *set) shuffle(packed []byte, seed uint64) {
-	if len(s.rrs) < 2 {
+// shufflePacked brings n addresses into the order that shuffle gives the same number of records.
+func shufflePacked(packed []byte, n int, seed uint64) {
+	if n < 2 {
 		return
 	}
 	var spare [recordHead + 16]byte
-	size := len(packed) / len(s.rrs)
-	shuffle(len(s.rrs), seed, func(i, j int) {
+	size := len(packed) / n
+	shuffle(n, seed, func(i, j int) {
 		a, b := packed[i*size:(i+1)*size], packed[j*size:(j+1)*size]
 		copy(spare[:], a)
 		copy(a, b)
@@ -197,28 +209,57 @@ func shuffle(n int, seed uint64, swap func(i, j int)) {
 // recordHead is what stands before a record's data: a pointer to the owner, type, class, TTL and length.
 const recordHead = 12
 
-// pack makes the bytes that follow the question when these records are the whole answer, or nil where that depends on more
-// than the records: on the capitals of the question, or on the addresses of a target.
-func pack(s *set) []byte {
-	single := len(s.rrs) == 1 && (s.typ == dns.TypePTR || s.typ == dns.TypeTXT)
-	if s.typ != dns.TypeA && s.typ != dns.TypeAAAA && !single {
-		return nil
-	}
-	var packed []byte
-	buf := make([]byte, 2*dns.MinMsgSize)
-	for _, rr := range s.rrs {
-		end, err := dns.PackRR(rr, buf, 0, nil, false)
-		if err != nil {
-			return nil
+// packedSize is how many bytes records of one type take after the question, or 0 where that depends on more than the records: on
+// the capitals of the question, or on the addresses of a target.
+func packedSize(records []record) int {
+	switch r := &records[0]; r.typ {
+	case dns.TypeA:
+		return len(records) * (recordHead + 4)
+	case dns.TypeAAAA:
+		return len(records) * (recordHead + 16)
+	case dns.TypePTR, dns.TypeTXT:
+		if len(records) == 1 && len(r.text) <= 255 && !strings.Contains(r.text, `\`) { // escapes are for others
+			return recordHead + len(r.text) + 1
 		}
-		_, owner, err := dns.UnpackDomainName(buf, 0)
-		if err != nil {
-			return nil
-		}
-		packed = binary.BigEndian.AppendUint16(packed, questionAt)
-		packed = append(packed, buf[owner:end]...)
 	}
-	return packed
+	return 0
+}
+
+// pack appends what is the whole answer after the question, packedSize bytes.
+func pack(p []byte, records []record, seconds uint32) []byte {
+	for i := range records {
+		r := &records[i]
+		if r.typ == dns.TypeTXT {
+			seconds = uint32(versionTTL / time.Second)
+		}
+		p = append(p, questionAt>>8, questionAt&0xff, 0, byte(r.typ), 0, dns.ClassINET)
+		p = binary.BigEndian.AppendUint32(p, seconds)
+		switch r.typ {
+		case dns.TypeA:
+			b := r.addr.As4()
+			p = append(append(p, 0, 4), b[:]...)
+		case dns.TypeAAAA:
+			b := r.addr.As16()
+			p = append(append(p, 0, 16), b[:]...)
+		case dns.TypeTXT:
+			p = append(p, 0, byte(len(r.text)+1), byte(len(r.text)))
+			p = append(p, r.text...)
+		case dns.TypePTR:
+			p = binary.BigEndian.AppendUint16(p, uint16(len(r.text)+1))
+			p = appendName(p, r.text)
+		}
+	}
+	return p
+}
+
+// appendName appends a name, fully qualified and without escapes: each label's length in place of the dot behind it.
+func appendName(p []byte, name string) []byte {
+	for len(name) > 0 {
+		n := strings.IndexByte(name, '.')
+		p = append(append(p, byte(n)), name[:n]...)
+		name = name[n+1:]
+	}
+	return append(p, 0)
 }
 
 // appendSOA appends the SOA record of the zone that the question lies in, as miekg/dns compresses it. It says false where the

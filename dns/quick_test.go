@@ -9,6 +9,7 @@ import (
 
 	wire "github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
@@ -68,11 +69,15 @@ func newAsker(x *index, seed uint64) *asker {
 	for i := range b {
 		for l := b[i].Load(); l != nil; l = l.next.Load() {
 			a.names = append(a.names, l.name.key)
+			for _, r := range l.name.node.Load().below {
+				a.names = append(a.names, dashed(r.addr)+"."+l.name.key)
+			}
 		}
 	}
 	for _, name := range []string{
 		"dns.cluster.local.", "hostmaster.cluster.local.", "x.dns.cluster.local.", "ns.hostmaster.cluster.local.", ".", "local.",
-		"www.example.com.", "10-244-1-7.dev.pod.cluster.local.", "1.1.1.10.in-addr.arpa.", "9.9.96.10.in-addr.arpa.",
+		"www.example.com.", "10-244-1-7.dev.pod.cluster.local.", "10-244-1-0.s0.dev.svc.cluster.local.",
+		"010-244-0-0.s0.dev.svc.cluster.local.", "10-244-0-.s0.dev.svc.cluster.local.", "fd00-0-0-0-0-0-0-7.six.dev.svc.cluster.local.", "1.1.1.10.in-addr.arpa.", "9.9.96.10.in-addr.arpa.",
 		"xcluster.local.", `a\.b.dev.svc.cluster.local.`, strings.Repeat("a.", 115) + "dev.svc.cluster.local.",
 	} {
 		a.names = append(a.names, name, name)
@@ -144,8 +149,10 @@ func full(n int, pods PodRecords) *index {
 	}
 	odd := clusterService(n + 4)
 	odd.Namespace, odd.Name = "dev", "dns"
+	sixSlice := endpointSlice("six", 1, 10)
+	sixSlice.AddressType, sixSlice.Endpoints[0].Addresses = discoveryv1.AddressTypeIPv6, []string{"fd00::7"}
 	b := store.Batch{Revision: 77}
-	for _, obj := range []api.Object{six, dnsOne, one, ext, odd, endpointSlice("one", 3, 9)} {
+	for _, obj := range []api.Object{six, dnsOne, one, ext, odd, endpointSlice("one", 3, 9), sixSlice} {
 		b.Events = append(b.Events, store.Event{Type: store.Added, Kind: api.KindOf(obj), Object: obj})
 	}
 	x.apply(b)

@@ -1,8 +1,10 @@
 package dns
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -56,19 +58,25 @@ func (r record) rr(owner string, ttl time.Duration) dns.RR {
 // non-terminal: it exists, and has no records.
 type node struct {
 	sets []set
+	// below are the addresses that have a name one label down, spelled with dashes, in order. Such names are not in the table:
+	// there is one for every endpoint of every Service, and nobody asks for most of them.
+	below []record
 }
 
-// set is the records of one type.
+// set is the records of one type. What is sent of them is made when somebody asks.
 type set struct {
-	typ    uint16
-	rrs    []dns.RR
-	packed []byte // the whole answer after the question, where it can be known; nil where not
+	typ     uint16
+	records []record
 }
 
-func (n *node) of(typ uint16) []dns.RR {
+// typeBelow marks a record of an address that has a name one label down. On the wire it is a type that nothing has.
+const typeBelow = dns.TypeNone
+
+// of returns the records of a type.
+func (n *node) of(typ uint16) []record {
 	for i := range n.sets {
 		if n.sets[i].typ == typ {
-			return n.sets[i].rrs
+			return n.sets[i].records
 		}
 	}
 	return nil
@@ -82,26 +90,52 @@ func (n *node) types() []string {
 	return t
 }
 
-// compile makes the node of a name from what its parts say.
-func compile(owner string, parts []part, ttl time.Duration) *node {
-	n := &node{}
-	for _, p := range parts {
-		for _, r := range p.records {
-			n.add(r, owner, ttl)
-		}
+// inOrder is the order of a name's records: by type, and the names below by address. Else they stay as they came.
+func inOrder(a, b record) int {
+	if a.typ == typeBelow && b.typ == typeBelow {
+		return a.addr.Compare(b.addr)
 	}
-	for i := range n.sets {
-		n.sets[i].packed = pack(&n.sets[i])
+	return cmp.Compare(a.typ, b.typ)
+}
+
+// compile makes the node of a name from what its parts say. Each part's records are in order. The node of a single part shares them.
+func compile(parts []part) *node {
+	var all []record
+	if len(parts) == 1 {
+		all = parts[0].records
+	} else {
+		for _, p := range parts {
+			all = append(all, p.records...)
+		}
+		slices.SortStableFunc(all, inOrder)
+	}
+	n := &node{}
+	for len(all) > 0 {
+		end := 1
+		for end < len(all) && all[end].typ == all[0].typ {
+			end++
+		}
+		if all[0].typ == typeBelow {
+			n.below = all[:end]
+		} else {
+			n.sets = append(n.sets, set{all[0].typ, all[:end]})
+		}
+		all = all[end:]
 	}
 	return n
 }
 
-func (n *node) add(r record, owner string, ttl time.Duration) {
-	for i := range n.sets {
-		if n.sets[i].typ == r.typ {
-			n.sets[i].rrs = append(n.sets[i].rrs, r.rr(owner, ttl))
-			return
+// named returns the address of a name one label down, as a record.
+func (n *node) named(label string) (record, bool) {
+	if len(n.below) == 0 {
+		return record{}, false
+	}
+	a, ok := undashed4(label)
+	if !ok {
+		if a, ok = undashed(label); !ok || dashed(a) != label { // a name has one spelling
+			return record{}, false
 		}
 	}
-	n.sets = append(n.sets, set{typ: r.typ, rrs: []dns.RR{r.rr(owner, ttl)}})
+	_, found := slices.BinarySearchFunc(n.below, a, func(r record, a netip.Addr) int { return r.addr.Compare(a) })
+	return addressRecord(a), found
 }

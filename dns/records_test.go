@@ -3,6 +3,7 @@ package dns_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	wire "github.com/miekg/dns"
@@ -126,6 +127,17 @@ func TestEndpointsOfAServiceWithAnAddressHaveDashedNames(t *testing.T) {
 	l.want("fd00-0000-0000-0000-0000-0000-0000-0000.ent.dev.svc.cluster.local", wire.TypeAAAA, ok,
 		"fd00-0000-0000-0000-0000-0000-0000-0000.ent.dev.svc 5 AAAA fd00::")
 	l.want("ent.dev.svc.cluster.local", wire.TypeA, ok, "ent.dev.svc 5 A 10.96.0.10")
+	l.want("10-244-1-2.ENT.dev.svc.cluster.local", wire.TypeANY, ok, "10-244-1-2.ENT.dev.svc 5 A 10.244.1.2")
+	l.empty("10-244-1-2.ent.dev.svc.cluster.local", wire.TypeAAAA, ok)
+	for _, other := range []string{"10-244-1-3", "010-244-1-2", "10-244-1-2-", "fd00-0--7", "fd00--8", "x.10-244-1-2"} {
+		l.empty(other+".ent.dev.svc.cluster.local", wire.TypeA, missing)
+	}
+	if from := l.server.Ask(t.Context(), "10-244-1-2.ent.dev.svc.cluster.local", "A").From; !slices.Equal(from, []string{"Service dev/ent"}) {
+		t.Errorf("the name comes from %q, want the Service", from)
+	}
+	l.apply(slice("dev", "ent", "s", 80, end{ip: "10.244.1.3"}, end{ip: "10.244.1.9", hostname: "10-244-1-3"}))
+	l.empty("10-244-1-2.ent.dev.svc.cluster.local", wire.TypeA, missing)
+	l.want("10-244-1-3.ent.dev.svc.cluster.local", wire.TypeA, ok, "10-244-1-3.ent.dev.svc 5 A 10.244.1.3", "10-244-1-3.ent.dev.svc 5 A 10.244.1.9")
 }
 
 // D-10.

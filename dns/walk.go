@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,13 +106,7 @@ func (s *Server) explain(step *Step, r *result) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	name := dns.CanonicalName(step.Name)
-	if n := x.table.get(name); n != nil {
-		for _, p := range n.parts {
-			if p.source != zoneSource {
-				step.From = append(step.From, p.source)
-			}
-		}
-	}
+	step.From = x.sources(name)
 	switch {
 	case r.refused:
 		step.Reason = "the server refuses such questions"
@@ -124,6 +119,26 @@ func (s *Server) explain(step *Step, r *result) {
 	case len(step.Answers) == 0:
 		step.Reason = x.whyEmpty(name, step.Type)
 	}
+}
+
+// sources are the objects that a name comes from. The caller holds mu.
+func (x *index) sources(name string) []string {
+	n := x.table.get(name)
+	below, ok := record{}, false
+	if n == nil {
+		if below, ok = x.below(name); !ok {
+			return nil
+		}
+		_, rest, _ := strings.Cut(name, ".")
+		n, below.typ = x.table.get(rest), typeBelow
+	}
+	var from []string
+	for _, p := range n.parts {
+		if p.source != zoneSource && (!ok || slices.Contains(p.records, below)) {
+			from = append(from, p.source)
+		}
+	}
+	return from
 }
 
 // whyForeign says who answered for a name outside the cluster, or why nobody did.

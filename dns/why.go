@@ -61,7 +61,7 @@ func (s *service) whyMissing(labels []string) string {
 		for _, slice := range s.slices {
 			all += len(slice.Endpoints)
 		}
-		for range published(s.svc, s.sorted()) {
+		for range published(s.svc, s.slices) {
 			shown++
 		}
 		if shown == 0 {

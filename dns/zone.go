@@ -164,3 +164,25 @@ func undashed(label string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", sep))
 	return a, err == nil
 }
+
+// undashed4 is undashed for IPv4. It allocates nothing: the quick path uses it.
+func undashed4(label string) (netip.Addr, bool) {
+	var b [4]byte
+	part, digits, n := 0, 0, 0
+	for i := range len(label) {
+		switch c := label[i]; {
+		case c == '-' && digits > 0 && part < 3:
+			b[part] = byte(n)
+			part, digits, n = part+1, 0, 0
+		case c >= '0' && c <= '9' && (digits == 0 || n > 0):
+			n, digits = 10*n+int(c-'0'), digits+1
+			if n > 255 {
+				return netip.Addr{}, false
+			}
+		default:
+			return netip.Addr{}, false
+		}
+	}
+	b[part] = byte(n)
+	return netip.AddrFrom4(b), part == 3 && digits > 0
+}
