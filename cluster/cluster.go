@@ -34,6 +34,7 @@ type Cluster struct {
 	dns         *dns.Server
 	ingress     *ingress.Controller
 	publish     *publisher
+	balancer    *balancer
 	api         *apiserver.Server
 	apiListener net.Listener // on the host's loopback
 

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"kubarium.dev/api"
@@ -120,6 +121,7 @@ func (c *Cluster) join(ctx, run context.Context, is member) (*machine, error) {
 	m.proxy, err = proxy.New(proxy.Config{
 		Node: is.Name, NS: m.NS(), NodeAddresses: []netip.Addr{m.address}, PodCIDR: nets.Pods, ServiceCIDR: nets.Services,
 		DNSAddress: nets.DNS, Reader: heard{c.store, m.Connected}, Log: log,
+		OnHealth: func(service types.NamespacedName, answers bool) { c.balancer.Health(service, is.Name, answers) },
 	})
 	if err != nil {
 		return nil, errors.Join(err, c.fabric.RemoveNode(m.Node))

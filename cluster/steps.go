@@ -115,6 +115,7 @@ func (c *Cluster) wireNetwork(ctx, _ context.Context) error {
 		return err
 	}
 	c.fabric = f
+	c.balancer = newBalancer(c.store, c.o.Log, n.LoadBalancers, f)
 	c.onClose(f.Close)
 	return nil
 }
@@ -175,6 +176,8 @@ func (c *Cluster) runRoles(ctx, run context.Context) error {
 	c.group.Go(func() error { return c.manager.Run(run) })
 
 	c.serveIngress(run)
+	c.consumers = append(c.consumers, consumer{"the load balancer", &c.balancer.progress})
+	c.group.Go(func() error { return c.balancer.Run(run) })
 	for _, m := range c.machines() {
 		if err := c.run(ctx, m); err != nil {
 			return fmt.Errorf("node %s: %w", m.Name, err)

@@ -132,14 +132,6 @@ func (l *link) addRoute(r route) error {
 	return nil
 }
 
-// replaceRoute puts a route in the place of the one there is to the same range, if there is one.
-func (l *link) replaceRoute(r route) error {
-	if err := l.netlink.RouteReplace(r.netlink()); err != nil {
-		return fmt.Errorf("route to %v: %w", r.to, err)
-	}
-	return nil
-}
-
 func (l *link) delRoute(r route) error {
 	if err := l.netlink.RouteDel(r.netlink()); err != nil {
 		return fmt.Errorf("remove the route to %v: %w", r.to, err)

@@ -80,7 +80,7 @@ func (n *Node) Stop() error {
 		end()
 		<-dark
 	}
-	return errors.Join(n.machine.plugged(false), n.machine.fabric.lead())
+	return errors.Join(n.machine.plugged(false), n.machine.fabric.resteer())
 }
 
 // Start gives the machine its power back: its pods start again, those that are still its own.
@@ -89,7 +89,7 @@ func (n *Node) Start() error {
 		return err
 	}
 	n.power.set(func() { n.power.off = false })
-	return n.machine.fabric.lead()
+	return n.machine.fabric.resteer()
 }
 
 // Run registers the machine and runs its pods until ctx ends, and returns when nothing of them is left.
@@ -233,7 +233,7 @@ func (f *Fabric) Partition(names ...string) error {
 		}
 		m.setCut(true)
 	}
-	return f.leadLocked()
+	return f.steerLocked()
 }
 
 // Heal puts every machine on the one wire again.
@@ -252,7 +252,7 @@ func (f *Fabric) Heal() error {
 		errs = append(errs, f.wire.netlink.LinkDel(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: b}}))
 	}
 	f.bridges = nil
-	return errors.Join(append(errs, f.leadLocked())...)
+	return errors.Join(append(errs, f.steerLocked())...)
 }
 
 // setCut tells the machine's node, if it has one.
@@ -276,6 +276,6 @@ func (f *Fabric) RemoveNode(n *Node) error {
 	for _, other := range f.machines {
 		errs = append(errs, other.link.delRoute(route{to: n.machine.pods, dev: other.link.eth0, via: n.machine.addr}))
 	}
-	errs = append(errs, f.wire.netlink.LinkDel(n.machine.port()), n.machine.link.close(), f.leadLocked())
+	errs = append(errs, f.wire.netlink.LinkDel(n.machine.port()), n.machine.link.close(), f.steerLocked())
 	return errors.Join(errs...)
 }

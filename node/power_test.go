@@ -3,11 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -186,39 +189,66 @@ func TestAMachineThatIsRemovedLeavesNothing(t *testing.T) {
 	}
 }
 
-// N-2, N-3: outside reaches the load balancers' addresses by a machine that lives.
-func TestALivingMachineSpeaksForTheLoadBalancers(t *testing.T) {
+// N-2, N-3, P-60: outside is led to the load balancers' addresses by the machines that live and are fit for it, each address by its own.
+func TestOutsideIsLedToTheMachinesThatLive(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	b.second()
-	speaker := func() string {
-		routes, err := b.fabric.outside.netlink.RouteList(nil, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range routes {
-			if r.Dst != nil && r.Dst.String() == "172.31.0.0/24" {
-				return r.Gw.String()
-			}
-		}
-		return ""
-	}
+	own := netip.MustParseAddr("172.31.0.7")
+	c, third := b.cfg, (*Node)(nil)
+	c.Name, c.Address, c.PodCIDR = "n3", netip.MustParseAddr("172.30.0.13"), netip.MustParsePrefix("10.244.3.0/24")
 	for _, step := range []struct {
-		what string
-		do   func() error
-		want string
+		what       string
+		do         func() error
+		whole, one string // the machines on the way to the range, and to the address with a way of its own
 	}{
-		{"at the beginning", func() error { return nil }, "172.30.0.11"},
-		{"without n1", b.Stop, "172.30.0.12"},
-		{"with n2 cut off", func() error { return b.fabric.Partition("n2") }, ""},
-		{"with n2 alone", b.fabric.Heal, "172.30.0.12"},
-		{"with both", b.Start, "172.30.0.11"},
+		{"at the beginning", func() error { return nil }, "11 12", ""},
+		{"with an address of its own", func() error { return b.fabric.LeadAddress(own, []string{"n2", "n9"}) }, "11 12", "12"},
+		{"without n1", b.Stop, "12", "12"},
+		{"with n2 cut off", func() error { return b.fabric.Partition("n2") }, "", ""},
+		{"with n2 alone", b.fabric.Heal, "12", "12"},
+		{"with both", b.Start, "11 12", "12"},
+		{"with n1 alone fit", func() error { return b.fabric.LeadTo([]string{"n1"}) }, "11", "12"},
+		{"with none fit", func() error { return b.fabric.LeadTo([]string{}) }, "", "12"},
+		{"with all fit", func() error { return b.fabric.LeadTo(nil) }, "11 12", "12"},
+		{"with the address led as all", func() error { return b.fabric.LeadAddress(own, nil) }, "11 12", ""},
+		{"twice so", func() error { return b.fabric.LeadAddress(own, nil) }, "11 12", ""},
+		{"with n3 come", func() (err error) { third, err = b.fabric.AddNode(t.Context(), c); return err }, "11 12 13", ""},
+		{"with n3 gone for good", func() error { return b.fabric.RemoveNode(third) }, "11 12", ""},
 	} {
 		if err := step.do(); err != nil {
-			t.Errorf("%s: %v", step.what, err)
+			t.Fatalf("%s: %v", step.what, err)
 		}
-		if got := speaker(); got != step.want {
-			t.Errorf("%s: got %q, want %q", step.what, got, step.want)
+		if got := ledTo(t, b.fabric, "172.31.0.0/24"); got != step.whole {
+			t.Errorf("%s: the range is led to %q, want %q", step.what, got, step.whole)
+		}
+		if got := ledTo(t, b.fabric, "172.31.0.7/32"); got != step.one {
+			t.Errorf("%s: the address is led to %q, want %q", step.what, got, step.one)
 		}
 	}
+	if err := b.fabric.LeadAddress(netip.MustParseAddr("172.30.0.7"), []string{"n1"}); err == nil {
+		t.Error("an address outside the range was taken")
+	}
+}
+
+// ledTo is the last number of each machine's address on outside's way to a prefix.
+func ledTo(t *testing.T, f *Fabric, prefix string) string {
+	t.Helper()
+	routes, err := f.outside.netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: balancerTable}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.String() != prefix {
+			continue
+		}
+		for _, hop := range r.MultiPath {
+			all = append(all, fmt.Sprint(hop.Gw.To4()[3]))
+		}
+		if r.Gw != nil {
+			all = append(all, fmt.Sprint(r.Gw.To4()[3]))
+		}
+	}
+	return strings.Join(all, " ")
 }

@@ -21,7 +21,7 @@ type FabricConfig struct {
 	Services netip.Prefix // leads to a machine's own rules when one of its own processes calls a Service
 	DNS      netip.Addr   // every machine holds it on its loopback interface
 	Log      *slog.Logger // nil for none
-	// LoadBalancers leads outside to one of the machines, and a machine to its own rules; the zero Prefix for none.
+	// LoadBalancers leads outside to the machines, and a machine to its own rules; the zero Prefix for none.
 	LoadBalancers netip.Prefix
 }
 
@@ -37,7 +37,7 @@ type Fabric struct {
 	machines []*machine
 	islands  int   // made so far, for their names
 	bridges  []int // of the islands that a partition made
-	way      route // outside's to the load balancers; the zero route for none
+	steer    steering
 }
 
 // NewFabric makes the wire with outside on it and no machine yet.
@@ -45,7 +45,7 @@ func NewFabric(_ context.Context, c FabricConfig) (*Fabric, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Fabric{cfg: c}
+	f := &Fabric{cfg: c, steer: steering{hops: map[*machine]uint32{}, ways: map[netip.Prefix]*way{}}}
 	err := f.makeWire()
 	if err == nil {
 		err = f.makeOutside()
@@ -72,6 +72,11 @@ var outsideSettings = []setting{
 	{"net.ipv4.conf.default.rp_filter", "0"},
 	{"net.ipv4.ip_local_port_range", "1024 65535"},
 	{"net.ipv4.tcp_tw_reuse", "1"},
+	// For the load balancer: it forwards what outside itself sends, chooses by addresses and ports, and says at once that nobody is there.
+	{"net.ipv4.ip_forward", "1"},
+	{"net.ipv4.conf.all.accept_local", "1"},
+	{"net.ipv4.fib_multipath_hash_policy", "1"},
+	{"net.ipv4.icmp_ratelimit", "0"},
 }
 
 func (f *Fabric) makeOutside() error {
@@ -80,8 +85,10 @@ func (f *Fabric) makeOutside() error {
 		return fmt.Errorf("make outside: %w", err)
 	}
 	f.outside = l
-	_, err = f.plug(l, "outside", f.cfg.Nodes.Masked().Addr().Next())
-	return err
+	if _, err := f.plug(l, "outside", f.outsideAddress()); err != nil || !f.cfg.LoadBalancers.IsValid() {
+		return err
+	}
+	return f.makeBalancer()
 }
 
 // plug connects a namespace to the wire, by eth0 with the address, and returns the index of the wire's end.
@@ -166,7 +173,7 @@ func (f *Fabric) attach(name string, addr netip.Addr, pods netip.Prefix) (*machi
 		return nil, errors.Join(err, l.close())
 	}
 	f.machines = append(f.machines, m)
-	return m, f.leadLocked()
+	return m, f.steerLocked()
 }
 
 func (f *Fabric) join(m *machine) error {

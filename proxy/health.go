@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -50,16 +53,25 @@ type health struct {
 	ns      *netns.NS
 	log     *slog.Logger
 	healthy func() error
+	tell    func(service types.NamespacedName, answers bool) // Config.OnHealth
 
 	mu      sync.Mutex // guards all below
 	checks  map[types.NamespacedName]*healthCheck
+	well    map[types.NamespacedName]bool // those told of as answering
 	servers map[uint16]*http.Server
 	running bool
 	tasks   sync.WaitGroup
 }
 
-func newHealth(ns *netns.NS, log *slog.Logger, healthy func() error) *health {
-	return &health{ns: ns, log: log, healthy: healthy, checks: map[types.NamespacedName]*healthCheck{}, servers: map[uint16]*http.Server{}}
+func newHealth(c *Config, healthy func() error) *health {
+	h := &health{
+		ns: c.NS, log: c.Log, healthy: healthy, tell: c.OnHealth, checks: map[types.NamespacedName]*healthCheck{},
+		well: map[types.NamespacedName]bool{}, servers: map[uint16]*http.Server{},
+	}
+	if h.tell == nil {
+		h.tell = func(types.NamespacedName, bool) {}
+	}
+	return h
 }
 
 // run serves until ctx ends, and waits for all servers.
@@ -67,6 +79,7 @@ func (h *health) run(ctx context.Context, healthz netip.AddrPort) {
 	h.mu.Lock()
 	h.running = true
 	h.settle()
+	h.reportAll()
 	var own *http.Server
 	if healthz.IsValid() {
 		own = h.serve(healthz.String(), h.answerHealthz())
@@ -76,6 +89,7 @@ func (h *health) run(ctx context.Context, healthz netip.AddrPort) {
 	h.mu.Lock()
 	h.running = false
 	h.settle()
+	h.reportAll()
 	if own != nil {
 		own.Close()
 	}
@@ -99,6 +113,30 @@ func (h *health) set(name types.NamespacedName, c *healthCheck) {
 		h.checks[name] = c
 	}
 	h.settle()
+	h.report(name)
+}
+
+// report tells of a check that answers otherwise than before. Call it with mu held.
+func (h *health) report(name types.NamespacedName) {
+	c := h.checks[name]
+	well := h.running && c != nil && c.Local > 0
+	if well == h.well[name] {
+		return
+	}
+	if well {
+		h.well[name] = true
+	} else {
+		delete(h.well, name)
+	}
+	h.tell(name, well)
+}
+
+func (h *health) reportAll() {
+	for _, all := range []iter.Seq[types.NamespacedName]{maps.Keys(h.well), maps.Keys(h.checks)} {
+		for _, name := range slices.Collect(all) {
+			h.report(name)
+		}
+	}
 }
 
 // replace takes all health checks from the model.
@@ -115,6 +153,7 @@ func (h *health) replace(m *model) {
 		}
 	}
 	h.settle()
+	h.reportAll()
 }
 
 // settle starts and stops servers. A port that cannot be had is tried again with the next change. Call it with mu held.

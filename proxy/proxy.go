@@ -53,6 +53,9 @@ type Config struct {
 	// Healthz is where Run serves /healthz and /livez in the node's namespace, as kube-proxy does at 0.0.0.0:10256; the zero
 	// value: nowhere.
 	Healthz netip.AddrPort
+	// OnHealth, if set, is told when a Service's health check begins (answers true) or ceases to say that this node has ready
+	// endpoints, once the kernel knows of them. Checks cease with Run. It must return soon, and not call the Proxy.
+	OnHealth func(service types.NamespacedName, answers bool)
 	// Log may be nil: then nothing is logged.
 	Log *slog.Logger
 }
@@ -112,11 +115,11 @@ func New(cfg Config) (*Proxy, error) {
 	case (cfg.PodCIDR6.IsValid() || cfg.ServiceCIDR6.IsValid()) && !(cfg.PodCIDR6.Addr().Is6() && cfg.ServiceCIDR6.Addr().Is6()):
 		return nil, fmt.Errorf("proxy: PodCIDR6 %s and ServiceCIDR6 %s must both be IPv6 prefixes", cfg.PodCIDR6, cfg.ServiceCIDR6)
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, model: newModel(cfg.Node)}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p.health = newHealth(cfg.NS, p.log, p.Healthy)
+	p := &Proxy{cfg: cfg, log: cfg.Log, model: newModel(cfg.Node)}
+	p.health = newHealth(&cfg, p.Healthy)
 	p.sides = append(p.sides, &side{network: cfg.network(ipv4, cfg.PodCIDR, cfg.ServiceCIDR)})
 	if cfg.ServiceCIDR6.IsValid() {
 		p.sides = append(p.sides, &side{network: cfg.network(ipv6, cfg.PodCIDR6, cfg.ServiceCIDR6)})
