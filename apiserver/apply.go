@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -142,6 +141,7 @@ func timeless(obj api.Object) api.Object {
 type fieldManagers struct {
 	scheme  *runtime.Scheme
 	schemas *schemas
+	shapes  ownedShapes
 
 	mu       sync.Mutex // guards managers
 	managers map[managerKey]*managedfields.FieldManager
@@ -191,30 +191,6 @@ func resetFields(kind *api.Kind, sub string) map[fieldpath.APIVersion]fieldpath.
 	return map[fieldpath.APIVersion]fieldpath.Filter{
 		version: fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status"))),
 	}
-}
-
-// track records the owner of the fields that an ordinary write changes, for objects whose fields are recorded at all: those
-// that were applied once.
-func (f *fieldManagers) track(c *call, now, next api.Object) error {
-	if c.applying {
-		return nil
-	}
-	if len(now.GetManagedFields()) == 0 {
-		next.SetManagedFields(nil)
-		return nil
-	}
-	manager, err := f.of(c.kind, c.sub)
-	if err != nil {
-		return err
-	}
-	gvk := c.kind.GroupVersionKind()
-	next.GetObjectKind().SetGroupVersionKind(gvk)
-	defer clearType(next)
-	updated := manager.UpdateNoErrors(typed(c.kind, now), next, c.manager())
-	if m, ok := updated.(metav1.Object); ok {
-		next.SetManagedFields(m.GetManagedFields())
-	}
-	return nil
 }
 
 // defaulter fills in defaults on behalf of the field managers.

@@ -62,7 +62,10 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 		return nil, err
 	}
 	clearType(obj)
-	obj.SetManagedFields(nilIfUnapplied(obj))
+	defaultSent(obj)
+	if err := s.fields.born(c, obj); err != nil {
+		return nil, err
+	}
 	if svc, ok := obj.(*corev1.Service); ok {
 		normalizeClusterIPs(svc, nil)
 	}
@@ -99,15 +102,17 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	}
 }
 
-// nilIfUnapplied drops managedFields that a client sent; a server-side apply that creates marks its own (apply.go).
-func nilIfUnapplied(obj api.Object) []managedFieldsEntry {
-	fields := obj.GetManagedFields()
-	for _, f := range fields {
-		if f.Operation == applyOperation {
-			return fields
-		}
+// defaultSent fills in what Kubernetes fills in while it reads a body: all defaults, but not a Service's address families, which are
+// decided with its addresses. So much belongs to the writer.
+func defaultSent(obj api.Object) {
+	svc, ok := obj.(*corev1.Service)
+	if !ok {
+		api.Default(obj)
+		return
 	}
-	return nil
+	families, policy := svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy
+	api.Default(svc)
+	svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = families, policy
 }
 
 func (s *Server) writeNew(c *call, obj api.Object) (out api.Object, err error) {

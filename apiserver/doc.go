@@ -10,5 +10,5 @@
 // revision and never makes a writer wait.
 //
 // What it will not do: it runs no controller, and it keeps no state of its own beyond the pages of unfinished limited lists.
-// managedFields are kept from an object's first server-side apply on; before that nobody's fields are recorded.
+// managedFields are kept for every write that comes this way; what controllers write straight to the store belongs to nobody.
 package apiserver

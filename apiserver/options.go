@@ -3,6 +3,7 @@ package apiserver
 import (
 	"strconv"
 	"strings"
+	"unicode"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -48,13 +49,22 @@ func optionsKind(method string) string {
 	return "DeleteOptions"
 }
 
+// maxManager is the longest name of a field manager, in bytes; as in Kubernetes.
+const maxManager = 128
+
 // manager names who writes: the query's fieldManager, or the client program.
 func (c *call) manager() string {
 	if m := c.query.Get("fieldManager"); m != "" {
 		return m
 	}
 	program, _, _ := strings.Cut(c.r.UserAgent(), "/")
-	return program
+	printable := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, program)
+	return strings.ToValidUTF8(printable[:min(len(printable), maxManager)], "")
 }
 
 // isTrue reads a boolean parameter as Kubernetes does: present and neither "0" nor "false".

@@ -29,6 +29,7 @@ type call struct {
 	sub       string        // "status", "log", ...; "" for the object itself
 	patience  time.Duration // for the body
 	dryRun    bool
+	recorded  string          // the subresource under which a write's fields are recorded, when it is not sub
 	applying  bool            // a server-side apply: it keeps the record of owners itself
 	warned    map[string]bool // texts of the Warning headers set so far
 }

@@ -31,7 +31,7 @@ func (s *Server) serveScale(c *call) error {
 		return err
 	}
 	inner := *c // the object itself is what changes
-	inner.sub = ""
+	inner.sub, inner.recorded = "", c.sub
 	out, err := s.change(&inner, func(now api.Object) (api.Object, error) {
 		scale, err := next(scaleOf(now))
 		if err != nil {

@@ -6,16 +6,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
 )
-
-type managedFieldsEntry = metav1.ManagedFieldsEntry
-
-const applyOperation = metav1.ManagedFieldsOperationApply
 
 var noKind schema.GroupVersionKind
 
@@ -137,7 +132,11 @@ func (s *Server) prepare(c *call, now api.Object, next func(api.Object) (api.Obj
 	if err := s.fields.track(c, now, obj); err != nil {
 		return nil, err
 	}
-	return s.prepareSub(c, obj, now)
+	wanted, err := s.prepareSub(c, obj, now)
+	if err == nil {
+		wanted.SetManagedFields(obj.GetManagedFields())
+	}
+	return wanted, err
 }
 
 // prepareSub takes from obj what the call may change of now, and checks it.

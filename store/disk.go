@@ -153,7 +153,7 @@ func loadAll(tx *bbolt.Tx, st *state) error {
 	}
 	st.revision = h.revision
 	for _, k := range api.Kinds {
-		if err := loadKind(tx.Bucket([]byte(k.String())), k, st.tables[k]); err != nil {
+		if err := loadKind(tx.Bucket([]byte(k.String())), k, st); err != nil {
 			return err
 		}
 	}
@@ -163,13 +163,14 @@ func loadAll(tx *bbolt.Tx, st *state) error {
 	return nil
 }
 
-func loadKind(b *bbolt.Bucket, k *api.Kind, t *table) error {
+func loadKind(b *bbolt.Bucket, k *api.Kind, st *state) error {
 	return b.ForEach(func(key, value []byte) error {
 		obj := k.New()
 		if err := decode(obj, key, value); err != nil {
 			return fmt.Errorf("%w: %s %s: %w", ErrDamaged, k, key, err)
 		}
-		t.put(obj)
+		st.fields.share(obj)
+		st.tables[k].put(obj)
 		return nil
 	})
 }

@@ -214,10 +214,11 @@ func (l labelSet) Lookup(k string) (string, bool) { v, ok := l[k]; return v, ok 
 type state struct {
 	revision uint64
 	tables   map[*api.Kind]*table
+	fields   fieldSets // of all states of a store
 }
 
 func newState() *state {
-	s := &state{tables: make(map[*api.Kind]*table, len(api.Kinds))}
+	s := &state{tables: make(map[*api.Kind]*table, len(api.Kinds)), fields: fieldSets{}}
 	for _, k := range api.Kinds {
 		s.tables[k] = newTable(k)
 	}
@@ -226,7 +227,7 @@ func newState() *state {
 
 // next is a state that may be written without touching s; tables are cloned when they are first written.
 func (s *state) next() *state {
-	return &state{revision: s.revision, tables: maps.Clone(s.tables)}
+	return &state{revision: s.revision, tables: maps.Clone(s.tables), fields: s.fields}
 }
 
 // size is how many objects there are.

@@ -226,6 +226,7 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 			return err
 		}
 		w.size = len(w.value)
+		tx.state.fields.share(w.Object)
 		tx.table(k).put(w.Object)
 	}
 	tx.state.revision++

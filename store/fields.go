@@ -1,0 +1,34 @@
+package store
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/api"
+)
+
+// maxFieldSets bounds how many different records are shared: objects made alike have the same, so that a few hundred are many.
+const maxFieldSets = 4096
+
+// fieldSets holds the records of owned fields (metadata.managedFields), so that objects with equal ones share it in memory: it is
+// often half of an object. Whoever holds the store's write lock, or loads the file, may use it.
+type fieldSets map[string]*metav1.FieldsV1
+
+// share puts the held records in the place of obj's own. obj must not have been shown to anybody yet.
+func (f fieldSets) share(obj api.Object) {
+	entries := obj.GetManagedFields()
+	for i := range entries {
+		own := entries[i].FieldsV1
+		if own == nil {
+			continue
+		}
+		held, ok := f[string(own.Raw)]
+		if !ok {
+			if len(f) >= maxFieldSets {
+				clear(f)
+			}
+			held = own
+			f[string(own.Raw)] = own
+		}
+		entries[i].FieldsV1 = held
+	}
+}
