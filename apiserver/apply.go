@@ -30,6 +30,9 @@ func (s *Server) apply(c *call, body []byte) error {
 	})
 	if apierrors.IsNotFound(err) && c.sub == "" && wanted.GetUID() == "" {
 		code = http.StatusCreated
+		if err := s.authorizeAs(c, "create"); err != nil {
+			return err
+		}
 		empty := c.kind.New()
 		empty.SetName(c.name)
 		empty.SetNamespace(c.namespace)

@@ -134,8 +134,11 @@ func matchesPath(patterns []string, path string) bool {
 }
 
 // authorize refuses a call that its caller may not make.
-func (s *Server) authorize(c *call) error {
-	a := action{verb: c.verb(), group: c.form.Group, resource: c.kind.Plural, namespace: c.namespace, name: c.name}
+func (s *Server) authorize(c *call) error { return s.authorizeAs(c, c.verb()) }
+
+// authorizeAs refuses a call that its caller may not make as this verb. A PUT or an apply may turn out to create.
+func (s *Server) authorizeAs(c *call, verb string) error {
+	a := action{verb: verb, group: c.form.Group, resource: c.kind.Plural, namespace: c.namespace, name: c.name}
 	if c.kind == api.Namespaces {
 		a.namespace = c.name // who may read a namespace's contents by a role may read the namespace by the same
 	}

@@ -9,6 +9,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	applyv1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -148,4 +149,32 @@ func TestKubectlAuthTellsWhatRolesSay(t *testing.T) {
 		t.Errorf("jane in default: %v (%v), want no", got, err)
 	}
 	contains(t, c.must(t, "auth", "whoami"), "kubarium-admin")
+}
+
+// A-15: who may patch or update but not create does not create by an apply or a PUT either.
+func TestPatchAndUpdateDoNotMakeUpForCreate(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	admin := c.client(t).RbacV1()
+	rule := rbacv1.PolicyRule{Verbs: []string{"get", "patch", "update"}, APIGroups: []string{""}, Resources: []string{"configmaps", "endpoints"}}
+	if _, err := admin.Roles("dev").Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "fix"}, Rules: []rbacv1.PolicyRule{rule}},
+		metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.RoleBindings("dev").Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "jane"}, RoleRef: rbacv1.RoleRef{Kind: "Role", Name: "fix"},
+		Subjects: []rbacv1.Subject{{Kind: "User", Name: "jane"}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	jane := c.as(t, "jane").CoreV1()
+	_, err := jane.ConfigMaps("dev").Apply(t.Context(), applyv1.ConfigMap("m", "dev"), metav1.ApplyOptions{FieldManager: "jane"})
+	want := `configmaps "m" is forbidden: User "jane" cannot create resource "configmaps" in API group "" in the namespace "dev"`
+	if !apierrors.IsForbidden(err) || err.Error() != want {
+		t.Errorf("apply: got %v, want %s", err, want)
+	}
+	if _, err := jane.Endpoints("dev").Update(t.Context(), &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "e"}},
+		metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("update: got %v, want 403", err)
+	}
 }

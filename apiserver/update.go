@@ -40,11 +40,35 @@ func (s *Server) update(c *call) error {
 	default:
 		return errMismatch(obj.GetName(), c.name)
 	}
+	code := http.StatusOK
 	out, err := s.change(c, func(api.Object) (api.Object, error) { return api.Copy(obj), nil })
+	if apierrors.IsNotFound(err) && c.sub == "" && bornByUpdate[c.kind] {
+		code = http.StatusCreated
+		out, err = s.createByUpdate(c, obj)
+	}
 	if err != nil {
 		return err
 	}
-	return s.respond(c, http.StatusOK, out)
+	return s.respond(c, code, out)
+}
+
+// bornByUpdate are the kinds of which a PUT creates what is not there, as in Kubernetes.
+var bornByUpdate = map[*api.Kind]bool{
+	api.Services: true, api.Endpoints: true, api.Events: true, api.LimitRanges: true, api.Leases: true,
+	api.Roles: true, api.RoleBindings: true, api.ClusterRoles: true, api.ClusterRoleBindings: true,
+}
+
+// createByUpdate creates what a PUT was about. A body with a uid meant an object that is gone.
+func (s *Server) createByUpdate(c *call, obj api.Object) (api.Object, error) {
+	if err := s.authorizeAs(c, "create"); err != nil {
+		return nil, err
+	}
+	if uid := obj.GetUID(); uid != "" {
+		return nil, apierrors.NewConflict(c.kind.GroupResource(), c.name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", uid))
+	}
+	obj.SetResourceVersion("")
+	return s.createObject(c, obj)
 }
 
 // change replaces the call's object by what next makes of its present state. next runs before the transaction, and once more

@@ -351,3 +351,25 @@ func TestBadBodies(t *testing.T) {
 		t.Errorf("got %s (%v)", text, err)
 	}
 }
+
+// A-1: a PUT of what is not there creates it, for the kinds of which Kubernetes does so; of all others it is not found.
+func TestAPutCreatesTheKindsThatKubernetesCreates(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	for _, row := range []struct {
+		path, body string
+		want       int
+	}{
+		{"/api/v1/namespaces/dev/services/s", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}}`, 201},
+		{"/api/v1/namespaces/dev/services/s", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"s"},"spec":{"ports":[{"port":81}]}}`, 200},
+		{"/apis/coordination.k8s.io/v1/namespaces/dev/leases/l",
+			`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"l","resourceVersion":"7"},"spec":{"holderIdentity":"me"}}`, 201},
+		{"/api/v1/namespaces/dev/endpoints/e", `{"apiVersion":"v1","kind":"Endpoints","metadata":{"name":"e","uid":"gone"}}`, 409},
+		{"/api/v1/namespaces/dev/configmaps/m", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"}}`, 404},
+		{"/api/v1/namespaces/none/services/s", `{"apiVersion":"v1","kind":"Service","metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}}`, 404},
+	} {
+		if got, body := c.ask(t, "PUT", row.path, row.body); got.StatusCode != row.want {
+			t.Errorf("PUT %s: got %d, want %d: %s", row.path, got.StatusCode, row.want, body)
+		}
+	}
+}
