@@ -75,9 +75,9 @@ func (x *index) step(r *result, asked string, qtype uint16) string {
 func (x *index) records(r *result, n *node, name, asked string, qtype uint16) {
 	apex := x.zones.of(name)
 	before := len(r.answer)
-	for i := range n.sets {
-		if n.sets[i].typ == qtype || qtype == dns.TypeANY {
-			r.answer = r.appendNamed(n.sets[i].records, asked, x.zones.ttl)
+	for records := range n.sets {
+		if records[0].typ == qtype || qtype == dns.TypeANY {
+			r.answer = r.appendNamed(records, asked, x.zones.ttl)
 		}
 	}
 	if apex == name && (qtype == dns.TypeSOA || qtype == dns.TypeANY) {
@@ -98,10 +98,10 @@ func (x *index) records(r *result, n *node, name, asked string, qtype uint16) {
 // find returns the node of a name, or nil.
 func (x *index) find(name string) *node {
 	if n := x.table.get(name); n != nil {
-		return n.node.Load()
+		return n
 	}
 	if r, ok := x.below(name); ok {
-		return compile([]part{{records: []record{r}}})
+		return compile(name, []part{{records: []record{r}}})
 	}
 	if x.pods == PodsInsecure {
 		return x.insecurePod(name)
@@ -119,7 +119,7 @@ func (x *index) below(name string) (record, bool) {
 	if n == nil {
 		return record{}, false
 	}
-	return n.node.Load().named(label)
+	return n.named(label)
 }
 
 // insecurePod believes every address that a name spells below an existing namespace, as Kubernetes' default has it.
@@ -133,7 +133,7 @@ func (x *index) insecurePod(name string) *node {
 	if !ok {
 		return nil
 	}
-	return compile([]part{{records: []record{addressRecord(a)}}})
+	return compile(name, []part{{records: []record{addressRecord(a)}}})
 }
 
 // appendNamed is the answer and further records in random order, under the name as it was asked: with the capitals of the

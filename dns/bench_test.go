@@ -2,6 +2,7 @@ package dns
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 
@@ -108,6 +109,32 @@ func BenchmarkChange(b *testing.B) {
 			two[1].Name = two[0].Name
 			for i := 0; b.Loop(); i++ {
 				x.apply(store.Batch{Revision: 9, Events: []store.Event{{Type: store.Modified, Kind: api.Services, Object: two[i%2]}}})
+			}
+		})
+	}
+}
+
+// BenchmarkQuick is the quick way alone, for the names of the Services in random order: what memory costs it.
+func BenchmarkQuick(b *testing.B) {
+	for _, services := range []int{1000, 20000} {
+		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
+			x := filled(services)
+			var packets [][]byte
+			for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(20000) {
+				p, err := new(wire.Msg).SetQuestion(fmt.Sprintf("s%d.dev.svc.cluster.local.", i%services), wire.TypeA).Pack()
+				if err != nil {
+					b.Fatal(err)
+				}
+				packets = append(packets, p)
+			}
+			buf := make([]byte, maxUDP)
+			var q plain
+			for i := 0; b.Loop(); i++ {
+				packet := packets[i%len(packets)]
+				copy(buf, packet)
+				if _, _, done := x.quick(&q, buf, len(packet), 1, false); !done {
+					b.Fatal("not answered")
+				}
 			}
 		})
 	}

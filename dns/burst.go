@@ -42,6 +42,8 @@ type burst struct {
 	peers   [burstSize]unix.RawSockaddrInet6 // room for either family
 	control [burstSize][controlSize]byte
 	packets [burstSize][maxUDP]byte
+
+	questions [burstSize]plain // what the packets ask, for whoever answers them
 }
 
 func newBurst(conn *net.UDPConn) (*burst, error) {

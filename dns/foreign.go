@@ -97,7 +97,7 @@ func (f *foreigners) addHosts(hosts map[string][]netip.Addr) {
 	for owner, records := range d {
 		slices.SortFunc(records, func(a, b record) int { return strings.Compare(a.text, b.text) })
 		slices.SortStableFunc(records, inOrder)
-		f.hosts[owner] = compile([]part{{records: records}})
+		f.hosts[owner] = compile(owner, []part{{records: records}})
 	}
 }
 
@@ -134,9 +134,9 @@ func (f *foreigners) known(q dns.Question, req *dns.Msg, seed uint64) (m *dns.Ms
 	if n := f.hosts[name]; n != nil {
 		m = new(dns.Msg)
 		r := result{seed: seed}
-		for i := range n.sets {
-			if n.sets[i].typ == q.Qtype || q.Qtype == dns.TypeANY {
-				r.answer = r.appendNamed(n.sets[i].records, q.Name, f.ttl)
+		for records := range n.sets {
+			if records[0].typ == q.Qtype || q.Qtype == dns.TypeANY {
+				r.answer = r.appendNamed(records, q.Name, f.ttl)
 			}
 		}
 		m.Answer = r.answer

@@ -227,27 +227,33 @@ func (x *index) say(owner, source string, records []record) {
 	} else {
 		n.parts[i].records = records
 	}
-	n.node.Store(compile(n.parts))
+	x.show(n)
 }
 
 func (x *index) unsay(owner, source string) {
-	n := x.table.get(owner)
+	n := x.table.get(owner).owner
 	n.parts = slices.DeleteFunc(n.parts, func(p part) bool { return p.source == source })
-	n.node.Store(compile(n.parts))
+	x.show(n)
 	x.prune(n)
+}
+
+// show makes readers see what the parts of a name say.
+func (x *index) show(n *name) {
+	made := compile(n.key, n.parts)
+	made.owner = n
+	x.table.put(made)
 }
 
 // name finds or makes a name, and the names above it up to its zone's apex.
 func (x *index) name(owner string) *name {
 	if n := x.table.get(owner); n != nil {
-		return n
+		return n.owner
 	}
 	if above := x.above(owner); above != "" {
 		x.name(above).children++
 	}
 	n := &name{key: owner}
-	n.node.Store(&node{})
-	x.table.add(n)
+	x.show(n)
 	return n
 }
 
@@ -259,7 +265,7 @@ func (x *index) prune(n *name) {
 		if above == "" {
 			return
 		}
-		n = x.table.get(above)
+		n = x.table.get(above).owner
 		n.children--
 	}
 }

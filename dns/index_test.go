@@ -18,21 +18,15 @@ import (
 // dump is an index as a zone file, sorted.
 func (x *index) dump() []string {
 	var all []string
-	b := *x.table.buckets.Load()
-	for i := range b {
-		for l := b[i].Load(); l != nil; l = l.next.Load() {
-			node := l.name.node.Load()
-			if len(node.sets) == 0 {
-				all = append(all, l.name.key)
-			}
-			for _, s := range node.sets {
-				for _, r := range s.records {
-					all = append(all, strings.ReplaceAll(r.rr(l.name.key, x.zones.ttl).String(), "\t", " "))
-				}
-			}
-			for _, r := range node.below {
-				all = append(all, "below "+l.name.key+" "+r.addr.String())
-			}
+	for n := range x.table.all {
+		if len(n.records) == 0 {
+			all = append(all, n.key)
+		}
+		for _, r := range n.records {
+			all = append(all, strings.ReplaceAll(r.rr(n.key, x.zones.ttl).String(), "\t", " "))
+		}
+		for _, r := range n.below {
+			all = append(all, "below "+n.key+" "+r.addr.String())
 		}
 	}
 	slices.Sort(all)
@@ -148,18 +142,15 @@ func TestAChangeTouchesOnlyTheNamesItChanges(t *testing.T) {
 	t.Parallel()
 	x := filled(1000)
 	before := map[string]*node{}
-	b := *x.table.buckets.Load()
-	for i := range b {
-		for l := b[i].Load(); l != nil; l = l.next.Load() {
-			before[l.name.key] = l.name.node.Load()
-		}
+	for n := range x.table.all {
+		before[n.key] = n
 	}
 	svc := clusterService(7)
 	svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: "more", Port: 81})
 	x.apply(store.Batch{Revision: 9, Events: []store.Event{{Type: store.Modified, Kind: api.Services, Object: svc}}})
 	var changed []string
 	for key, old := range before {
-		if n := x.table.get(key); n == nil || n.node.Load() != old {
+		if n := x.table.get(key); n != old {
 			changed = append(changed, key)
 		}
 	}

@@ -19,12 +19,27 @@ type Question struct {
 	Took  time.Duration `json:"took"`  // nanoseconds, inside the server, upstream included
 }
 
-// questions is the last questions, in a ring.
+// questions is the last questions, in a ring. Keeping one allocates nothing, as most of them are never looked at.
 type questions struct {
-	mu   sync.Mutex
-	ring []Question // guarded by mu
-	next int        // guarded by mu
+	mu    sync.Mutex
+	ring  []kept // guarded by mu
+	added uint64 // guarded by mu: how many were ever added
 }
+
+// kept is a question in the ring.
+type kept struct {
+	began  time.Time
+	took   time.Duration
+	from   netip.Addr
+	rcode  int
+	qtype  uint16
+	length int
+	name   [longestName]byte
+}
+
+// longestName is how many bytes of a name are kept: 255 in a packet are at most 253 letters and dots. Only a name of control
+// characters, four bytes each as text, can be longer; it is cut.
+const longestName = 254
 
 // KeepQuestions makes the server remember the last n questions, for Questions; 0 forgets them, and costs nothing. It may be
 // called at any time.
@@ -33,7 +48,7 @@ func (s *Server) KeepQuestions(n int) {
 		s.kept.Store(nil)
 		return
 	}
-	s.kept.Store(&questions{ring: make([]Question, 0, n)})
+	s.kept.Store(&questions{ring: make([]kept, n)})
 }
 
 // Questions returns the questions kept, the oldest first: those of one client, or all for the zero address.
@@ -45,23 +60,30 @@ func (s *Server) Questions(from netip.Addr) []Question {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var all []Question
-	for i := range k.ring {
-		if q := k.ring[(k.next+i)%len(k.ring)]; !from.IsValid() || q.From == from {
+	size := uint64(len(k.ring))
+	for i := k.added - min(k.added, size); i < k.added; i++ {
+		if q := k.ring[i%size].question(); !from.IsValid() || q.From == from {
 			all = append(all, q)
 		}
 	}
 	return all
 }
 
-func (k *questions) add(q Question) {
+func (k *kept) question() Question {
+	return Question{
+		Time: k.began, From: k.from.Unmap().WithZone(""), Name: string(k.name[:k.length]), Type: dns.Type(k.qtype).String(),
+		Rcode: dns.RcodeToString[k.rcode], Took: k.took,
+	}
+}
+
+// add keeps a question; name is copied.
+func (k *questions) add(a asked, name string, qtype uint16, rcode int, took time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.ring) < cap(k.ring) {
-		k.ring = append(k.ring, q)
-		return
-	}
-	k.ring[k.next] = q
-	k.next = (k.next + 1) % len(k.ring)
+	q := &k.ring[k.added%uint64(len(k.ring))]
+	k.added++
+	q.began, q.took, q.from, q.rcode, q.qtype = a.began, took, a.from, rcode, qtype
+	q.length = copy(q.name[:], name)
 }
 
 // asked is a question on its way to an answer.
@@ -81,14 +103,7 @@ func (s *Server) done(a asked, req, m *dns.Msg) {
 	s.counts.count(a.protocol, q.Qtype, m.Rcode, 1)
 	s.counts.durations.add(took, 1)
 	if k := s.kept.Load(); k != nil {
-		k.add(question(a, q.Name, q.Qtype, m.Rcode, took))
-	}
-}
-
-func question(a asked, name string, qtype uint16, rcode int, took time.Duration) Question {
-	return Question{
-		Time: a.began, From: a.from.Unmap().WithZone(""), Name: name, Type: dns.Type(qtype).String(),
-		Rcode: dns.RcodeToString[rcode], Took: took,
+		k.add(a, q.Name, q.Qtype, m.Rcode, took)
 	}
 }
 

@@ -24,10 +24,12 @@ const (
 
 // plain is a question as the quick path reads it.
 type plain struct {
+	ok     bool                     // it is plain; if not, the rest means nothing
 	key    [dns.MinMsgSize / 2]byte // the name as the index has it; holds len bytes
 	len    int
-	end    int  // where the question ends in the packet
-	upper  bool // the name has capitals
+	hash   uint64 // the name's in the table
+	end    int    // where the question ends in the packet
+	upper  bool   // the name has capitals
 	edns   bool
 	do     bool
 	qtype  uint16
@@ -106,7 +108,22 @@ func (q *plain) readOPT(p []byte) bool {
 // quick answers the question of p[:n] in p itself and returns the length and code of the answer, or false and leaves p as it
 // was. p has room for maxUDP bytes. seed decides the order of addresses.
 func (x *index) quick(q *plain, p []byte, n int, seed uint64, recursive bool) (length, rcode int, done bool) {
-	if !q.read(p[:n]) || q.qtype == dns.TypeANY || q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR {
+	x.prepare(q, p[:n])
+	return x.respond(q, p, seed, recursive)
+}
+
+// prepare reads a question.
+func (x *index) prepare(q *plain, p []byte) {
+	q.ok = q.read(p) && q.qtype != dns.TypeANY && q.qtype != dns.TypeAXFR && q.qtype != dns.TypeIXFR
+	q.hash = 0
+	if q.ok {
+		q.hash = x.table.hash(q.name())
+	}
+}
+
+// respond answers the question that p begins with, as quick does.
+func (x *index) respond(q *plain, p []byte, seed uint64, recursive bool) (length, rcode int, done bool) {
+	if !q.ok {
 		return 0, 0, false
 	}
 	var one [1]record
@@ -152,8 +169,8 @@ func (q *plain) finish(p, end []byte, flags uint16, answers int) []byte {
 // simple as that. one has room for a record that is made for the occasion.
 func (x *index) ready(q *plain, one *[1]record) (records []record, rcode int, ok bool) {
 	name := q.name()
-	if found := x.table.get(name); found != nil {
-		records, ok = found.node.Load().ready(q.qtype)
+	if found := x.table.look(q.hash, name); found != nil {
+		records, ok = found.ready(q.qtype)
 		return records, dns.RcodeSuccess, ok
 	}
 	if one[0], ok = x.below(name); ok {
@@ -170,16 +187,10 @@ func (n *node) ready(typ uint16) ([]record, bool) {
 	if typ == dns.TypeSOA {
 		return nil, false
 	}
-	var records []record
-	for i := range n.sets {
-		switch n.sets[i].typ {
-		case dns.TypeCNAME:
-			return nil, false
-		case typ:
-			records = n.sets[i].records
-		}
+	if len(n.records) > 0 && n.records[0].typ == dns.TypeCNAME { // which stands alone
+		return nil, false
 	}
-	return records, true
+	return n.of(typ), true
 }
 
 // shufflePacked brings n addresses into the order that shuffle gives the same number of records.

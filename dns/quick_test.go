@@ -65,13 +65,10 @@ type asker struct {
 
 func newAsker(x *index, seed uint64) *asker {
 	a := &asker{rnd: rand.New(rand.NewPCG(seed, 2))}
-	b := *x.table.buckets.Load()
-	for i := range b {
-		for l := b[i].Load(); l != nil; l = l.next.Load() {
-			a.names = append(a.names, l.name.key)
-			for _, r := range l.name.node.Load().below {
-				a.names = append(a.names, dashed(r.addr)+"."+l.name.key)
-			}
+	for n := range x.table.all {
+		a.names = append(a.names, n.key)
+		for _, r := range n.below {
+			a.names = append(a.names, dashed(r.addr)+"."+n.key)
 		}
 	}
 	for _, name := range []string{

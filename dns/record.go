@@ -54,19 +54,15 @@ func (r record) rr(owner string, ttl time.Duration) dns.RR {
 	panic(fmt.Sprintf("dns: no records of type %d are made", r.typ))
 }
 
-// node is what readers find under a name: its records by type. It never changes. Without sets the name is an empty
-// non-terminal: it exists, and has no records.
+// node is what readers find under a name: its records. It never changes. Without records the name is an empty non-terminal: it
+// exists, and has none. What is sent of the records is made when somebody asks.
 type node struct {
-	sets []set
+	key     string
+	records []record // those of one type stand together
 	// below are the addresses that have a name one label down, spelled with dashes, in order. Such names are not in the table:
 	// there is one for every endpoint of every Service, and nobody asks for most of them.
 	below []record
-}
-
-// set is the records of one type. What is sent of them is made when somebody asks.
-type set struct {
-	typ     uint16
-	records []record
+	owner *name // nil for what is not in the table
 }
 
 // typeBelow marks a record of an address that has a name one label down. On the wire it is a type that nothing has.
@@ -74,18 +70,38 @@ const typeBelow = dns.TypeNone
 
 // of returns the records of a type.
 func (n *node) of(typ uint16) []record {
-	for i := range n.sets {
-		if n.sets[i].typ == typ {
-			return n.sets[i].records
+	for i := range n.records {
+		if n.records[i].typ == typ {
+			return n.records[i : i+alike(n.records[i:])]
 		}
 	}
 	return nil
 }
 
+// alike is how many records at the beginning have the same type.
+func alike(records []record) int {
+	n := 1
+	for n < len(records) && records[n].typ == records[0].typ {
+		n++
+	}
+	return n
+}
+
+// sets walks the records, those of one type at a time.
+func (n *node) sets(yield func([]record) bool) {
+	for rest := n.records; len(rest) > 0; {
+		size := alike(rest)
+		if !yield(rest[:size]) {
+			return
+		}
+		rest = rest[size:]
+	}
+}
+
 func (n *node) types() []string {
 	var t []string
-	for i := range n.sets {
-		t = append(t, dns.TypeToString[n.sets[i].typ])
+	for records := range n.sets {
+		t = append(t, dns.TypeToString[records[0].typ])
 	}
 	return t
 }
@@ -99,7 +115,7 @@ func inOrder(a, b record) int {
 }
 
 // compile makes the node of a name from what its parts say. Each part's records are in order. The node of a single part shares them.
-func compile(parts []part) *node {
+func compile(key string, parts []part) *node {
 	var all []record
 	if len(parts) == 1 {
 		all = parts[0].records
@@ -109,18 +125,10 @@ func compile(parts []part) *node {
 		}
 		slices.SortStableFunc(all, inOrder)
 	}
-	n := &node{}
-	for len(all) > 0 {
-		end := 1
-		for end < len(all) && all[end].typ == all[0].typ {
-			end++
-		}
-		if all[0].typ == typeBelow {
-			n.below = all[:end]
-		} else {
-			n.sets = append(n.sets, set{all[0].typ, all[:end]})
-		}
-		all = all[end:]
+	n := &node{key: key, records: all}
+	if len(all) > 0 && all[0].typ == typeBelow { // the lowest type
+		size := alike(all)
+		n.below, n.records = all[:size], all[size:]
 	}
 	return n
 }

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -114,16 +113,18 @@ func (s *Server) answerBurst(ctx context.Context, b *burst, began time.Time, ask
 	x := s.index.Load()
 	recursive := s.foreign.Load().configured()
 	kept := s.kept.Load()
-	var q plain
+	if x != nil {
+		x.prepareAll(b)
+	}
 	for i := range b.received {
-		packet, n := b.packet(i)
+		packet, _ := b.packet(i)
 		if x != nil {
-			if length, rcode, done := x.quick(&q, packet, n, rand.Uint64(), recursive); done {
+			q := &b.questions[i]
+			if length, rcode, done := x.respond(q, packet, rand.Uint64(), recursive); done {
 				b.answer(i, length)
 				s.counts.count(overUDP, q.qtype, rcode, 1)
 				if kept != nil {
-					a := asked{from: b.peer(i).Addr(), began: began}
-					kept.add(question(a, strings.Clone(q.name()), q.qtype, rcode, time.Since(began)))
+					kept.add(asked{from: b.peer(i).Addr(), began: began}, q.name(), q.qtype, rcode, time.Since(began))
 				}
 				quick++
 				continue
@@ -132,6 +133,17 @@ func (s *Server) answerBurst(ctx context.Context, b *burst, began time.Time, ask
 		b.answer(i, s.answerPacket(ctx, b, i, asking))
 	}
 	return quick
+}
+
+// prepareAll reads all questions of a burst, and fetches what their answers are made from.
+func (x *index) prepareAll(b *burst) {
+	var hashes [burstSize]uint64
+	for i := range b.received {
+		packet, n := b.packet(i)
+		x.prepare(&b.questions[i], packet[:n])
+		hashes[i] = b.questions[i].hash
+	}
+	x.table.warm(hashes[:b.received])
 }
 
 // answerPacket answers the i-th packet by the long way and returns the length of the answer, or 0 when there is none (yet).

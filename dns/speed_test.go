@@ -88,6 +88,7 @@ func startEcho(b testing.TB) *target {
 func startServer(b testing.TB, services int) *target {
 	s := New(Config{})
 	s.index.Store(filled(services))
+	s.KeepQuestions(2000) // as the cluster does
 	c := loopback(b)
 	addr := c.LocalAddr().(*net.UDPAddr)
 	ctx, cancel := context.WithCancel(b.Context())

@@ -133,7 +133,7 @@ func (x *index) sources(name string) []string {
 		n, below.typ = x.table.get(rest), typeBelow
 	}
 	var from []string
-	for _, p := range n.parts {
+	for _, p := range n.owner.parts {
 		if p.source != zoneSource && (!ok || slices.Contains(p.records, below)) {
 			from = append(from, p.source)
 		}

@@ -14,7 +14,7 @@ import (
 // whyEmpty says why a name that exists has no record of a type. The caller holds mu.
 func (x *index) whyEmpty(name, qtype string) string {
 	n := x.find(name)
-	if n == nil || len(n.sets) == 0 {
+	if n == nil || len(n.records) == 0 {
 		return "the name only leads to others below it"
 	}
 	return fmt.Sprintf("the name has no %s record, only %s", qtype, strings.Join(n.types(), ", "))
