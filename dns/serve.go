@@ -30,7 +30,10 @@ func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.
 		})
 	}
 	if streams != nil {
-		group.Go(func() error { return serve(ctx, &dns.Server{Listener: streams, Handler: s.handler(ctx, true)}) })
+		group.Go(func() error {
+			// As many questions over one connection as the client likes: to end it after some would lose answers on their way.
+			return serve(ctx, &dns.Server{Listener: newStreams(streams), MaxTCPQueries: -1, Handler: s.handler(ctx, true)})
+		})
 	}
 	return group.Wait()
 }

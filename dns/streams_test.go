@@ -1,0 +1,125 @@
+package dns_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	wire "github.com/miekg/dns"
+
+	"kubarium.dev/dns"
+)
+
+func dialTCP(t *testing.T, addr string) *wire.Conn {
+	t.Helper()
+	c, err := wire.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Hundreds of questions in one go over one connection (RFC 7766) are all answered.
+func TestQuestionsMayFollowOneAnotherOverTCP(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	l.apply(virtual("dev", "ent", "10.96.0.10"))
+	const n = 500
+	c := dialTCP(t, l.addr)
+	var all []byte
+	for i := range n {
+		m := query("ent.dev.svc.cluster.local", wire.TypeA)
+		m.Id = uint16(i)
+		p, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(append(all, byte(len(p)>>8), byte(len(p))), p...)
+	}
+	if _, err := c.Conn.Write(all); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint16]bool{}
+	for range n {
+		m, err := c.ReadMsg()
+		if err != nil {
+			t.Fatalf("after %d of %d answers: %v", len(seen), n, err)
+		}
+		if seen[m.Id] = true; len(m.Answer) != 1 {
+			t.Fatalf("got %v", m)
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("%d different questions were answered, want %d", len(seen), n)
+	}
+}
+
+// Clients that connect and say nothing keep nobody out: the one that was silent for the longest goes.
+func TestIdleConnectionsMakeWay(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	l.apply(virtual("dev", "ent", "10.96.0.10"))
+	ask := func(c *wire.Conn) {
+		t.Helper()
+		if err := c.WriteMsg(query("ent.dev.svc.cluster.local", wire.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
+			t.Fatalf("got %v, %v", m, err)
+		}
+	}
+	busy := dialTCP(t, l.addr)
+	ask(busy)
+	var idle []*wire.Conn
+	for i := range 300 { // more than maxStreams
+		idle = append(idle, dialTCP(t, l.addr))
+		if i == 200 {
+			ask(busy)
+		}
+	}
+	ask(dialTCP(t, l.addr))
+	ask(busy)
+	if err := idle[0].SetReadDeadline(time.Now().Add(time.Second)); err != nil { // far below the time for a first question
+		t.Fatal(err)
+	}
+	if _, err := idle[0].Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+		t.Errorf("the first idle connection: got %v, want its end", err)
+	}
+}
+
+// A client that asks and does not read is let go, and so is all that waits for it.
+func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	var ends []end
+	for i := range 250 {
+		ends = append(ends, end{ip: fmt.Sprintf("10.0.0.%d", i)})
+	}
+	l.apply(headlessService("dev", "db"), slice("dev", "db", "s", 1, ends...))
+	p, err := query("db.dev.svc.cluster.local", wire.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = append([]byte{byte(len(p) >> 8), byte(len(p))}, p...)
+	c := dialTCP(t, l.addr)
+	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil { // until the server neither answers nor reads any more, and then goes
+		_, err = c.Conn.Write(p)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the server is still waiting for a client that does not read")
+	}
+	if _, err := io.Copy(io.Discard, c.Conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is still open")
+	}
+}
