@@ -91,7 +91,7 @@ func BenchmarkAnswer(b *testing.B) {
 					if err := m.Unpack(packet); err != nil {
 						b.Fatal(err)
 					}
-					if _, err := s.reply(b.Context(), m, false, 1).Pack(); err != nil {
+					if _, err := s.reply(b.Context(), netip.Addr{}, m, false, 1).Pack(); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func FuzzPacket(f *testing.F) {
 			return
 		}
 		for _, stream := range []bool{false, true} {
-			m := s.reply(t.Context(), req, stream, 1)
+			m := s.reply(t.Context(), netip.Addr{}, req, stream, 1)
 			p, err := m.Pack()
 			if err != nil {
 				t.Fatalf("the reply cannot be sent: %v\n%v", err, m)

@@ -21,6 +21,7 @@ type index struct {
 	pods   PodRecords
 	table  *table
 	serial atomic.Uint32 // of the SOA records: the store's revision
+	paths  *paths        // nil without autopath
 
 	// mu guards what follows, and the parts of names. apply holds it for one batch of events; explanations read under it.
 	mu       sync.RWMutex
@@ -89,7 +90,7 @@ func newIndex(z *zones, pods PodRecords) *index {
 // kinds is what the index is made from.
 func (x *index) kinds() []*api.Kind {
 	k := []*api.Kind{api.Namespaces, api.Services, api.EndpointSlices}
-	if x.pods == PodsVerified {
+	if x.pods == PodsVerified || x.paths != nil {
 		k = append(k, api.Pods)
 	}
 	return k
@@ -124,7 +125,12 @@ func (x *index) take(e store.Event, touched map[string]struct{}) {
 	case *corev1.Namespace:
 		x.setOrDrop("Namespace "+obj.Name, gone, func() desired { return x.zones.planNamespace(obj.Name, x.pods) })
 	case *corev1.Pod:
-		x.setOrDrop("Pod "+api.Name(obj), gone, func() desired { return x.zones.planPod(obj) })
+		if x.pods == PodsVerified {
+			x.setOrDrop("Pod "+api.Name(obj), gone, func() desired { return x.zones.planPod(obj) })
+		}
+		if x.paths != nil {
+			x.paths.take(obj, gone)
+		}
 	}
 }
 

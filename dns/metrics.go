@@ -16,7 +16,7 @@ type counts struct {
 	durations   histogram
 	programming histogram
 
-	malformed, quick, cacheHits, stale, loops, refusedAsking, asked, askFailures atomic.Uint64
+	malformed, quick, cacheHits, stale, loops, autopath, refusedAsking, asked, askFailures atomic.Uint64
 }
 
 var countedTypes = [...]uint16{dns.TypeA, dns.TypeAAAA, dns.TypePTR, dns.TypeSRV, dns.TypeTXT, dns.TypeCNAME, dns.TypeNS, dns.TypeSOA}
@@ -124,6 +124,7 @@ func (s *Server) WriteMetrics(w io.Writer) {
 		{"upstream_requests", "Questions sent to upstream servers.", &c.asked},
 		{"upstream_failures", "Questions that an upstream server did not answer.", &c.askFailures},
 		{"upstream_refused", "Foreign questions refused because too many waited.", &c.refusedAsking},
+		{"autopath", "Questions answered with a name further down the client's search path.", &c.autopath},
 		{"loops", "Own questions that came back from upstream.", &c.loops},
 	} {
 		fmt.Fprintf(w, "# HELP kubarium_dns_%s_total %s\n# TYPE kubarium_dns_%s_total counter\nkubarium_dns_%s_total %d\n",

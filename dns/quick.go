@@ -179,7 +179,7 @@ func (x *index) ready(q *plain, one *[1]record) (records []record, rcode int, ok
 		}
 		return one[:], dns.RcodeSuccess, true
 	}
-	return nil, dns.RcodeNameError, x.pods != PodsInsecure && x.zones.of(name) != ""
+	return nil, dns.RcodeNameError, x.pods != PodsInsecure && x.paths == nil && x.zones.of(name) != ""
 }
 
 // ready is the same for one name.

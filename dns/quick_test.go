@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -36,7 +37,7 @@ func both(t testing.TB, s *Server, packet []byte, seed uint64) (quick, long []by
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // nobody is to be asked
-	long, err := s.reply(ctx, req, false, seed).Pack()
+	long, err := s.reply(ctx, netip.Addr{}, req, false, seed).Pack()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 
 	"github.com/miekg/dns"
 )
@@ -20,14 +21,21 @@ func (s *Server) Answer(req *dns.Msg) *dns.Msg {
 	return m
 }
 
-// reply is the message to send for req. seed decides the order of addresses.
-func (s *Server) reply(ctx context.Context, req *dns.Msg, stream bool, seed uint64) *dns.Msg {
+// reply is the message to send to a client for req. seed decides the order of addresses.
+func (s *Server) reply(ctx context.Context, client netip.Addr, req *dns.Msg, stream bool, seed uint64) *dns.Msg {
+	m, r := s.whole(ctx, client, req, seed)
+	finish(m, &r, req, room(req, stream))
+	return m
+}
+
+// whole is an empty reply to req, and the answer, by whoever knows it.
+func (s *Server) whole(ctx context.Context, client netip.Addr, req *dns.Msg, seed uint64) (*dns.Msg, result) {
 	m, r := s.begin(req, seed)
+	rest := s.rest(client, req, &r)
 	if r.foreign != "" {
 		s.complete(ctx, req, &r)
 	}
-	finish(m, &r, req, room(req, stream))
-	return m
+	return m, s.goOn(ctx, req, rest, r)
 }
 
 // begin is an empty reply to req, and what the index knows.

@@ -70,7 +70,7 @@ func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
 	}
 	return func(w dns.ResponseWriter, req *dns.Msg) {
 		a := asked{protocol: protocol, from: addressOf(w.RemoteAddr()), began: time.Now()}
-		m := s.reply(ctx, req, stream, rand.Uint64())
+		m := s.reply(ctx, a.from, req, stream, rand.Uint64())
 		s.done(a, req, m) // before the client knows, so that who has an answer finds its question kept
 		if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
@@ -159,14 +159,18 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 	}
 	a := asked{protocol: overUDP, from: b.peer(i).Addr(), began: time.Now()}
 	m, r := s.begin(req, rand.Uint64())
-	if r.foreign == "" || s.known(req, &r) {
+	rest := s.rest(a.from, req, &r)
+	if len(rest) == 0 && (r.foreign == "" || s.known(req, &r)) {
 		finish(m, &r, req, room(req, false))
 		s.done(a, req, m)
 		return s.pack(m, packet)
 	}
 	back := b.back(i)
 	asking.Go(func() {
-		s.complete(ctx, req, &r)
+		if r.foreign != "" {
+			s.complete(ctx, req, &r)
+		}
+		r := s.goOn(ctx, req, rest, r)
 		finish(m, &r, req, room(req, false))
 		s.done(a, req, m)
 		answer := make([]byte, maxUDP)

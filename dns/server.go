@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kubarium.dev/api"
@@ -43,6 +44,10 @@ type Config struct {
 	// Stub is the servers of further domains, such as "corp.example": the longest domain that a name lies in decides who is
 	// asked. The cluster's own names are never asked elsewhere.
 	Stub map[string][]string
+	// Autopath, if set, makes the server go through the search path in its clients' stead: when a pod asks for the first name of
+	// its walk and there is none, it gets the answer of the first that exists, behind a CNAME. Autopath says what the search
+	// path of a pod is; nil: the pod has none, or asks others.
+	Autopath func(*corev1.Pod) []string
 	// Hosts is the addresses of fixed names outside the cluster. They are answered before anybody is asked, and their
 	// addresses lead back to them.
 	Hosts map[string][]netip.Addr
@@ -75,6 +80,7 @@ const (
 type Server struct {
 	zones    *zones
 	pods     PodRecords
+	autopath func(*corev1.Pod) []string
 	reader   store.Reader
 	ttl      time.Duration
 	foreign  atomic.Pointer[foreigners] // never nil
@@ -99,9 +105,9 @@ func New(c Config) *Server {
 	s := &Server{
 		zones:  newZones(cmp.Or(c.Domain, "cluster.local"), c.Reverse, ttl),
 		pods:   c.Pods,
-		reader: c.Reader,
-		ttl:    ttl,
-		log:    log,
+		reader: c.Reader, autopath: c.Autopath,
+		ttl: ttl,
+		log: log,
 	}
 	s.Reload(c)
 	return s
@@ -132,6 +138,7 @@ func (s *Server) Run(ctx context.Context) error {
 // follow fills a new index and keeps it up to date until the store's events are lost.
 func (s *Server) follow(ctx context.Context) error {
 	x := newIndex(s.zones, s.pods)
+	x.paths = newPaths(s.autopath)
 	from, listed, err := s.fill(ctx, x)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ func (s Step) Found() bool { return s.Rcode == "NOERROR" && len(s.Answers) > 0 }
 type Search struct {
 	Path  []string // "dev.svc.cluster.local", ...
 	Ndots int      // names with fewer dots try the path first; Kubernetes writes 5
+	// Client is the pod's address, by which a server with Autopath knows its path; the zero address: nobody's.
+	Client netip.Addr
 }
 
 // Candidates is the names that glibc asks for, in order: with a dot at the end only the name itself; with fewer dots than
@@ -56,7 +59,7 @@ func (s *Server) Walk(ctx context.Context, name string, search Search) []Step {
 	for _, candidate := range search.Candidates(name) {
 		found := false
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-			step := s.Ask(ctx, candidate, dns.TypeToString[qtype])
+			step := s.ask(ctx, search.Client, candidate, dns.TypeToString[qtype])
 			found = found || step.Found()
 			steps = append(steps, step)
 		}
@@ -69,6 +72,10 @@ func (s *Server) Walk(ctx context.Context, name string, search Search) []Step {
 
 // Ask answers one question and says why. A type that is not known by that name is NOTIMP.
 func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
+	return s.ask(ctx, netip.Addr{}, name, qtype)
+}
+
+func (s *Server) ask(ctx context.Context, client netip.Addr, name, qtype string) Step {
 	step := Step{Name: dns.Fqdn(name), Type: strings.ToUpper(qtype)}
 	typ, known := dns.StringToType[step.Type]
 	switch _, valid := dns.IsDomainName(step.Name); {
@@ -81,10 +88,7 @@ func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
 	}
 	began := time.Now()
 	req := new(dns.Msg).SetQuestion(step.Name, typ)
-	m, r := s.begin(req, rand.Uint64())
-	if r.foreign != "" {
-		s.complete(ctx, req, &r)
-	}
+	m, r := s.whole(ctx, client, req, rand.Uint64())
 	finish(m, &r, req, dns.MaxMsgSize)
 	step.Took = time.Since(began)
 	step.Rcode = dns.RcodeToString[m.Rcode]
