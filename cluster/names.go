@@ -40,6 +40,9 @@ type DNSConfig struct {
 	StubDomains map[string]Servers `yaml:"stubDomains" json:"stubDomains,omitempty"`
 	// Hosts is the addresses of fixed names outside the cluster.
 	Hosts map[string][]netip.Addr `yaml:"hosts" json:"hosts,omitempty"`
+	// Autopath makes DNS go through the search path in the pods' stead: one question for each address family finds a name, where
+	// it would be up to four and more. Off by default, as in Kubernetes: a pod's own walk is what there is to learn.
+	Autopath bool `yaml:"autopath" json:"autopath,omitempty"`
 }
 
 // Servers is a list of DNS servers; nil is not the same as none.
@@ -119,6 +122,9 @@ func (c *Cluster) serveNames(run context.Context) {
 	if conf.Upstream == nil {
 		host, d.Upstream = hostServers(hostResolvConf, c.o.Log.Warn)
 	}
+	if conf.Autopath {
+		d.Autopath = c.searchPath
+	}
 	c.dns = dns.New(d)
 	c.dns.KeepQuestions(keptQuestions)
 	c.consumers = append(c.consumers, consumer{"DNS", c.dns.Progress()})
@@ -126,6 +132,22 @@ func (c *Cluster) serveNames(run context.Context) {
 	if conf.Upstream == nil {
 		c.group.Go(func() error { c.followHost(run, host, d); return nil })
 	}
+}
+
+// searchPath is what a pod's C library searches with the cluster's DNS, or nil when the pod asks others first.
+func (c *Cluster) searchPath(pod *corev1.Pod) []string {
+	text := c.resolvConf(pod)
+	if servers := resolvWords(text, "nameserver"); len(servers) == 0 || servers[0] != c.o.Config.Networks.DNS.String() {
+		return nil
+	}
+	return resolvWords(text, "search")
+}
+
+// resolvConf is a pod's.
+func (c *Cluster) resolvConf(pod *corev1.Pod) string {
+	host, _ := hostServers(hostResolvConf, c.o.Log.Debug)
+	text, _ := node.ResolvConf(pod, node.Resolver{DNS: c.o.Config.Networks.DNS, Domain: c.o.Config.ClusterDomain, Host: host})
+	return text
 }
 
 // hostServers is the content of the host's resolv.conf and the servers that it names.
@@ -197,17 +219,38 @@ func (c *Cluster) WhyName(ctx context.Context, name, from, namespace string) (Na
 		}
 		w.From = "pod/" + api.Name(pod)
 	}
-	host, _ := hostServers(hostResolvConf, c.o.Log.Debug)
-	w.ResolvConf, _ = node.ResolvConf(pod, node.Resolver{DNS: c.o.Config.Networks.DNS, Domain: c.o.Config.ClusterDomain, Host: host})
+	w.ResolvConf = c.resolvConf(pod)
+	if a, err := netip.ParseAddr(name); err == nil {
+		w.fromAddress(ctx, c.dns, a)
+		return w, nil
+	}
 	if servers := resolvWords(w.ResolvConf, "nameserver"); !slices.Contains(servers, c.o.Config.Networks.DNS.String()) {
 		w.Explanation = fmt.Sprintf("by its dnsPolicy the pod asks %s and not the cluster's DNS: names of the cluster are unknown there",
 			strings.Join(servers, " "))
 		return w, nil
 	}
 	search := dns.Search{Path: resolvWords(w.ResolvConf, "search"), Ndots: ndots(w.ResolvConf)}
+	search.Client, _ = netip.ParseAddr(pod.Status.PodIP)
 	w.Steps = c.dns.Walk(ctx, name, search)
 	w.conclude()
 	return w, nil
+}
+
+// fromAddress says what an address needs no question for, and the name that it has.
+func (w *NameWalk) fromAddress(ctx context.Context, s *dns.Server, a netip.Addr) {
+	step := s.Ask(ctx, dns.ReverseName(a), "PTR")
+	w.Steps, w.Addresses = append(w.Steps, step), append(w.Addresses, a.String())
+	w.Explanation = fmt.Sprintf("%s is an address: a pod's C library asks nobody for it; the way back finds ", a)
+	if !step.Found() {
+		w.Explanation += "no name"
+		return
+	}
+	var names []string
+	for _, record := range step.Answers {
+		words := strings.Fields(record)
+		names = append(names, words[len(words)-1])
+	}
+	w.Explanation += strings.Join(names, ", ")
 }
 
 func ndots(resolv string) int {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	wire "github.com/miekg/dns"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/cluster"
 	"kubarium.dev/cluster/clustertest"
@@ -148,7 +149,92 @@ func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
 	if w, _ := walk("shop", "pod/hosts"); !strings.Contains(w.Explanation, "the pod asks 192.0.2.53 and not the cluster's DNS") {
 		t.Errorf("a pod that asks others: %s", w.Explanation)
 	}
+	if w, _ := walk("10.96.0.10", "pod/plain"); len(w.Steps) != 1 || !strings.HasSuffix(w.Explanation, "finds kube-dns.kube-system.svc.cluster.local.") {
+		t.Errorf("an address: %+v", w)
+	}
 	if w, _ := walk("shop.prod", ""); !strings.Contains(w.Explanation, "by Service prod/shop, after 4 questions") {
 		t.Errorf("what the walk says: %s", w.Explanation)
 	}
+}
+
+// D-22, D-12, D-37: the real C library of a pod finds names by all their forms, its own among them; with autopath it asks for one
+// name where it would ask for up to four.
+func TestAPodsCLibraryFindsNames(t *testing.T) {
+	t.Parallel()
+	for _, autopath := range []bool{false, true} {
+		c := clustertest.Start(t, cluster.Options{Config: cluster.Config{DNS: cluster.DNSConfig{
+			Upstream: cluster.Servers{upstream(t, "www.example.com. 60 IN A 192.0.2.80")}, Autopath: autopath,
+		}}})
+		c.Apply("{apiVersion: v1, kind: Namespace, metadata: {name: prod}}")
+		c.Apply(outward + `---
+{apiVersion: v1, kind: Service, metadata: {name: shop, namespace: prod}, spec: {clusterIP: 10.96.0.88, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: sub}, spec: {clusterIP: None, selector: {app: busy}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: busy, labels: {app: busy}}
+spec: {hostname: host, subdomain: sub, containers: [{name: c, image: "any:1", command: [sleep, "3600"]}]}
+`)
+		c.Ready("default", 4)
+		c.Programmed()
+		for name, want := range map[string]struct {
+			address string
+			names   int
+		}{
+			"shop.prod": {"10.96.0.88", 2}, "shop.prod.svc": {"10.96.0.88", 3}, "shop.prod.svc.cluster.local": {"10.96.0.88", 4},
+			"shop.prod.svc.cluster.local.": {"10.96.0.88", 1}, "www.example.com": {"192.0.2.80", 4}, "away": {"192.0.2.80", 1},
+		} {
+			names := want.names
+			if autopath {
+				names = 1
+			}
+			before := len(asked(t, c, "pod/busy"))
+			if got := getent(t, c, name); !slices.Equal(got, []string{want.address}) {
+				t.Errorf("%s: got %q, want %s", name, got, want.address)
+			}
+			if got := slices.Compact(asked(t, c, "pod/busy")[before:]); len(got) != names {
+				t.Errorf("autopath %v: for %s it asked %q, want %d names", autopath, name, got, names)
+			}
+		}
+		pod, err := c.Client.CoreV1().Pods("default").Get(t.Context(), "busy", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := getent(t, c, "host.sub.default.svc.cluster.local."); !slices.Equal(got, []string{pod.Status.PodIP}) {
+			t.Errorf("its own name: got %q, want %s", got, pod.Status.PodIP)
+		}
+		if got, err := c.Lookup("pod/plain", "host.sub.default.svc.cluster.local"); err != nil || !slices.Equal(got, []string{pod.Status.PodIP}) {
+			t.Errorf("its name for others: got %q %v, want %s", got, err, pod.Status.PodIP)
+		}
+	}
+}
+
+// asked is the names that a pod asked for.
+func asked(t *testing.T, c *clustertest.Cluster, from string) (names []string) {
+	t.Helper()
+	all, err := c.Questions(from, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range all {
+		names = append(names, q.Name)
+	}
+	return names
+}
+
+// getent asks glibc in pod busy, and returns the addresses, each once.
+func getent(t *testing.T, c *clustertest.Cluster, name string) []string {
+	t.Helper()
+	var out strings.Builder
+	if err := c.Exec(t.Context(), execIn("busy", &out, "getent", "ahosts", name)); err != nil {
+		t.Errorf("getent %s: %v", name, err)
+	}
+	var all []string
+	for line := range strings.Lines(out.String()) {
+		if words := strings.Fields(line); !slices.Contains(all, words[0]) {
+			all = append(all, words[0])
+		}
+	}
+	return all
 }

@@ -83,7 +83,7 @@ func (s *Server) ask(ctx context.Context, client netip.Addr, name, qtype string)
 		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeNotImplemented], "there is no record type "+qtype
 		return step
 	case !valid:
-		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeFormatError], "no such name can exist: a label has at most 63 bytes, a name 255"
+		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeFormatError], "no such name can exist: a label has 1 to 63 bytes, a name at most 255"
 		return step
 	}
 	began := time.Now()
@@ -148,8 +148,12 @@ func (x *index) sources(name string) []string {
 // whyForeign says who answered for a name outside the cluster, or why nobody did.
 func (s *Server) whyForeign(step *Step, r *result) string {
 	why := step.Foreign + " is outside " + s.zones.domain
-	if r.err == nil {
-		return why + ": " + r.from + " answered"
+	says := r.from + " answered"
+	if r.err != nil {
+		says = strings.ReplaceAll(r.err.Error(), "\n", "; ")
 	}
-	return why + s.zones.nearDomain(step.Foreign) + ": " + strings.ReplaceAll(r.err.Error(), "\n", "; ")
+	if step.Found() {
+		return why + ": " + says
+	}
+	return why + s.zones.nearDomain(step.Foreign) + ": " + says
 }

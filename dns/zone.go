@@ -125,6 +125,9 @@ func reverseZones(p netip.Prefix) []string {
 	return all
 }
 
+// ReverseName is the name that holds an address's PTR records: "1.0.96.10.in-addr.arpa.".
+func ReverseName(a netip.Addr) string { return reverseName(a.WithZone("")) }
+
 // reverseName is the name that holds an address's PTR record.
 func reverseName(a netip.Addr) string {
 	a = a.Unmap()
