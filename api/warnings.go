@@ -130,6 +130,24 @@ func podWarnings(at *field.Path, annotations map[string]string, pod *corev1.PodS
 	if pod.RuntimeClassName != nil {
 		add(spec.Child("runtimeClassName"), "kubarium has one way to run containers; this has no effect")
 	}
+	return append(warnings, namespaceWarnings(spec, pod)...)
+}
+
+// namespaceWarnings names the wishes to share processes that have no effect here.
+func namespaceWarnings(spec *field.Path, pod *corev1.PodSpec) []string {
+	var warnings []string
+	for _, wish := range []struct {
+		name string
+		made bool
+	}{
+		{"shareProcessNamespace", pod.ShareProcessNamespace != nil && *pod.ShareProcessNamespace},
+		{"hostPID", pod.HostPID},
+		{"hostIPC", pod.HostIPC},
+	} {
+		if wish.made {
+			warnings = append(warnings, spec.Child(wish.name).String()+": kubarium gives each container processes of its own; this has no effect")
+		}
+	}
 	return warnings
 }
 
