@@ -17,7 +17,7 @@ import (
 )
 
 // balancer is the load balancer that stands in `outside` (P-60): it spreads connections to load-balancer addresses over the nodes
-// that are Ready, those of a Service under the Local policy over the nodes whose health check answers. A Service with ClientIP
+// that are Ready and whose proxy does what is known, those of a Service under the Local policy over the nodes whose health check answers. A Service with ClientIP
 // affinity has one of them for its address: a node remembers its own choices only.
 type balancer struct {
 	reader   store.Reader
@@ -27,7 +27,8 @@ type balancer struct {
 	progress store.Progress
 
 	mu       sync.Mutex      // guards all below
-	ready    map[string]bool // nodes
+	ready    map[string]bool // nodes, as the API says
+	healthy  map[string]bool // nodes whose proxy does what is known: one that got its power back has no rules at first
 	services map[types.NamespacedName]balanced
 	well     map[types.NamespacedName]map[string]bool // nodes whose health check answers
 }
@@ -47,7 +48,7 @@ type balanced struct {
 func newBalancer(reader store.Reader, log *slog.Logger, network netip.Prefix, steer steerer) *balancer {
 	return &balancer{
 		reader: reader, log: log, network: network, steer: steer,
-		ready: map[string]bool{}, services: map[types.NamespacedName]balanced{}, well: map[types.NamespacedName]map[string]bool{},
+		ready: map[string]bool{}, healthy: map[string]bool{}, services: map[types.NamespacedName]balanced{}, well: map[types.NamespacedName]map[string]bool{},
 	}
 }
 
@@ -85,10 +86,14 @@ func (b *balancer) take(batch store.Batch) {
 		}
 	}
 	if moved || batch.Fresh {
-		b.tell(b.steer.LeadTo(b.readyOf(b.ready)))
-		for name := range b.services {
-			b.lead(name)
-		}
+		b.leadAll()
+	}
+}
+
+func (b *balancer) leadAll() {
+	b.tell(b.steer.LeadTo(b.readyOf(b.ready)))
+	for name := range b.services {
+		b.lead(name)
 	}
 }
 
@@ -145,10 +150,16 @@ func (b *balancer) release(addresses []netip.Addr) {
 	}
 }
 
-// Health takes what a node's health check of a Service under the Local policy answers now. It takes effect before it returns.
+// Health takes what a node's health check of a Service under the Local policy answers now, or, with the zero name, whether its proxy
+// does what is known. It takes effect before it returns.
 func (b *balancer) Health(service types.NamespacedName, node string, answers bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if service == (types.NamespacedName{}) {
+		b.healthy[node] = answers
+		b.leadAll()
+		return
+	}
 	if b.well[service] == nil {
 		b.well[service] = map[string]bool{}
 	}
@@ -181,11 +192,11 @@ func (b *balancer) lead(name types.NamespacedName) {
 	}
 }
 
-// readyOf are those of the nodes that are Ready, in order.
+// readyOf are those of the nodes that are Ready and healthy, in order.
 func (b *balancer) readyOf(nodes map[string]bool) []string {
 	all := []string{}
 	for n := range nodes {
-		if b.ready[n] {
+		if b.ready[n] && b.healthy[n] {
 			all = append(all, n)
 		}
 	}

@@ -52,9 +52,20 @@ func (c *Cluster) extra() http.Handler {
 		}
 		return c.AddNode(r.Context(), n)
 	}))
+	mux.HandleFunc("GET /kubarium/v1/nodes/{name}/proxy/{what}", c.serveProxy)
 	mux.HandleFunc("POST /kubarium/v1/nodes/{name}/{act}", answer(c.handleNode))
 	mux.HandleFunc("/kubarium/v1/shell", c.handleShell)
 	return mux
+}
+
+// serveProxy answers for a node's proxy: metrics, healthz and livez.
+func (c *Cluster) serveProxy(w http.ResponseWriter, r *http.Request) {
+	m, err := c.machine(r.PathValue("name"))
+	if err != nil {
+		answer(func(*http.Request) (any, error) { return nil, err })(w, r)
+		return
+	}
+	http.StripPrefix("/kubarium/v1/nodes/"+m.Name+"/proxy", m.proxy).ServeHTTP(w, r)
 }
 
 // handleNode does one thing to a node; partition and heal take the other node as "with".

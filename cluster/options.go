@@ -14,6 +14,8 @@ import (
 
 	"gopkg.in/yaml.v3"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"kubarium.dev/proxy"
 )
 
 // Options says what cluster to start. The zero value of a field means its default.
@@ -48,6 +50,8 @@ type Config struct {
 	TerminationOrder string `yaml:"terminationOrder" json:"terminationOrder"`
 	// NodeGrace is after which silence a node is taken to be lost: 40s. Nodes tell that they live four times in it.
 	NodeGrace Duration `yaml:"nodeGrace" json:"nodeGrace"`
+	// NodePortAddresses restricts the addresses that answer on NodePorts, as kube-proxy's option does: "primary" (the default), or ranges.
+	NodePortAddresses []string `yaml:"nodePortAddresses" json:"nodePortAddresses,omitempty"`
 	// HostPaths are the folders of the host that hostPath volumes may show; without any, none.
 	HostPaths []string `yaml:"hostPaths" json:"hostPaths,omitempty"`
 }
@@ -190,6 +194,9 @@ func (c *Config) setDefaults() error {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("configuration: hostPaths[%d] %q must be an absolute path", i, path)
 		}
+	}
+	if err := proxy.CheckNodePortAddresses(c.NodePortAddresses); err != nil {
+		return fmt.Errorf("configuration: %w", err)
 	}
 	if err := c.DNS.check(c.ClusterDomain); err != nil {
 		return err

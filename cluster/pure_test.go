@@ -93,6 +93,7 @@ func TestAWrongConfigurationIsRefused(t *testing.T) {
 		head + "dns: {hosts: {x.cluster.local: [192.0.2.1]}}\n": "names of the cluster come from its objects",
 		head + "dns: {hosts: {x.example: []}}\n":                "it needs at least one address",
 		head + "dns: {hots: {}}\n":                              "line 3: field hots not found",
+		head + "nodePortAddresses: [primary, 10.0.0.0/8]\n":     "primary stands alone",
 		head + "images: [{command: [sleep]}]\n":                 "images[0].image is missing",
 		head + "networks: {pods: 10.244.0.0/20}\nnodes: []\n\n": "networks.pods needs a /16 or larger",
 	} {

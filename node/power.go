@@ -199,6 +199,12 @@ func (m *machine) plugged(in bool) error {
 	if err := set(m.port()); err != nil {
 		return fmt.Errorf("plug node %s: %w", m.name, err)
 	}
+	// As in connect: to ask for a link makes the kernel see to its carrier now, and not when its link watch comes round.
+	for l, index := range map[*link]int{m.wire: m.portIndex, m.link: m.link.eth0} {
+		if _, err := l.netlink.LinkByIndex(index); err != nil {
+			return fmt.Errorf("look at the link of node %s: %w", m.name, err)
+		}
+	}
 	return nil
 }
 

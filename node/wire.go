@@ -94,7 +94,7 @@ func (f *Fabric) makeOutside() error {
 // plug connects a namespace to the wire, by eth0 with the address, and returns the index of the wire's end.
 func (f *Fabric) plug(l *link, name string, addr netip.Addr) (int, error) {
 	port := netlink.LinkAttrs{Name: name, MasterIndex: f.bridge}
-	return l.connect(f.wire, port, netip.PrefixFrom(addr, f.cfg.Nodes.Bits()), nil)
+	return l.connect(f.wire, port, netip.PrefixFrom(addr, f.cfg.Nodes.Bits()), macOf(addr))
 }
 
 // Outside is the namespace of a client that reaches the machines' addresses and nothing behind them.
@@ -291,7 +291,7 @@ func (m *machine) addPod(ip netip.Addr, early func(*netns.NS)) (*podNet, error) 
 
 func (p *podNet) wire(l *link) error {
 	var err error
-	p.index, err = l.connect(p.machine.link, netlink.LinkAttrs{Name: p.HostIf, HardwareAddr: gatewayMAC}, host(p.IP), podMAC(p.IP))
+	p.index, err = l.connect(p.machine.link, netlink.LinkAttrs{Name: p.HostIf, HardwareAddr: gatewayMAC}, host(p.IP), macOf(p.IP))
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (p *podNet) wire(l *link) error {
 	if err := l.addRoute(route{dev: l.eth0, via: gateway}); err != nil {
 		return err
 	}
-	if err := p.machine.link.knows(p.index, p.IP, podMAC(p.IP)); err != nil {
+	if err := p.machine.link.knows(p.index, p.IP, macOf(p.IP)); err != nil {
 		return err
 	}
 	return p.machine.link.addRoute(p.route())
@@ -309,8 +309,8 @@ func (p *podNet) wire(l *link) error {
 
 func (p *podNet) route() route { return route{to: host(p.IP), dev: p.index, src: p.machine.addr} }
 
-// podMAC is a locally administered address made of the pod's own.
-func podMAC(ip netip.Addr) net.HardwareAddr {
+// macOf is a locally administered address made of an interface's own: whoever follows at an address has what its neighbours remember.
+func macOf(ip netip.Addr) net.HardwareAddr {
 	b := ip.As4()
 	return net.HardwareAddr{0x02, 0x00, b[0], b[1], b[2], b[3]}
 }

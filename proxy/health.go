@@ -60,6 +60,7 @@ type health struct {
 	well    map[types.NamespacedName]bool // those told of as answering
 	servers map[uint16]*http.Server
 	running bool
+	does    bool // what own told last
 	tasks   sync.WaitGroup
 }
 
@@ -129,6 +130,19 @@ func (h *health) report(name types.NamespacedName) {
 		delete(h.well, name)
 	}
 	h.tell(name, well)
+}
+
+// own tells whether the node does what is known.
+func (h *health) own(ok bool) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.does != ok {
+		h.does = ok
+		h.tell(types.NamespacedName{}, ok)
+	}
 }
 
 func (h *health) reportAll() {

@@ -41,6 +41,9 @@ type Config struct {
 	NS *netns.NS
 	// NodeAddresses are the addresses that answer on NodePorts; empty: none does.
 	NodeAddresses []netip.Addr
+	// NodePortAddresses restricts those, as kube-proxy's option does: ranges that hold the addresses that are to answer, or "primary"
+	// alone for the first of each family; empty: all do. What it leaves out answers on no hostPort either.
+	NodePortAddresses []string
 	// PodCIDR holds the pods of the whole cluster, ServiceCIDR the ClusterIPs.
 	PodCIDR, ServiceCIDR netip.Prefix
 	// PodCIDR6 and ServiceCIDR6 are the same for IPv6; the zero value: the node has no IPv6 table.
@@ -54,7 +57,7 @@ type Config struct {
 	// value: nowhere.
 	Healthz netip.AddrPort
 	// OnHealth, if set, is told when a Service's health check begins (answers true) or ceases to say that this node has ready
-	// endpoints, once the kernel knows of them. Checks cease with Run. It must return soon, and not call the Proxy.
+	// endpoints, once the kernel knows of them; with the zero name, when the node begins or ceases to do what is known. All cease with Run. It must return soon, and not call the Proxy.
 	OnHealth func(service types.NamespacedName, answers bool)
 	// Log may be nil: then nothing is logged.
 	Log *slog.Logger
@@ -85,6 +88,8 @@ type Proxy struct {
 	sides []*side // of both families, or of IPv4 alone
 	seen  uint64  // the revision that the model stands at
 	stats Stats
+	// triggers are of slices that were taken in and are not programmed yet.
+	triggers []trigger
 
 	health *health
 }
@@ -114,6 +119,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, fmt.Errorf("proxy: PodCIDR %s and ServiceCIDR %s must be IPv4 prefixes", cfg.PodCIDR, cfg.ServiceCIDR)
 	case (cfg.PodCIDR6.IsValid() || cfg.ServiceCIDR6.IsValid()) && !(cfg.PodCIDR6.Addr().Is6() && cfg.ServiceCIDR6.Addr().Is6()):
 		return nil, fmt.Errorf("proxy: PodCIDR6 %s and ServiceCIDR6 %s must both be IPv6 prefixes", cfg.PodCIDR6, cfg.ServiceCIDR6)
+	}
+	if err := cfg.restrict(); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -204,6 +212,7 @@ func (p *Proxy) leave() {
 	for _, s := range p.sides {
 		s.kernel, s.flows = nil, nil
 	}
+	p.health.own(false)
 }
 
 // follow lists, reconciles, and then takes batches for as long as the reader gives any. When it has to list again, the table is as
@@ -274,7 +283,10 @@ func (p *Proxy) take(b store.Batch) error {
 	defer p.mu.Unlock()
 	dirty := sorted(p.enter(b))
 	for _, s := range p.sides {
-		if err := p.settle(s.take(p.model, dirty, &p.stats)); err != nil {
+		began := time.Now()
+		err := s.take(p.model, dirty, &p.stats)
+		s.metrics.measure(&s.metrics.partial, began, err)
+		if err := p.settle(err); err != nil {
 			return err
 		}
 	}
@@ -296,12 +308,22 @@ func (p *Proxy) settle(err error) error {
 		return nil
 	}
 	p.stats.Behind = true
+	p.health.own(false)
 	return err
 }
 
 // done notes that the kernel does what the model says.
 func (p *Proxy) done() {
 	p.stats.Behind, p.stats.LastSync = false, time.Now()
+	for _, t := range p.triggers {
+		for _, s := range p.sides {
+			if s.network.family == t.family {
+				s.metrics.programming.observe(programmingBounds, max(0, p.stats.LastSync.Sub(t.at)))
+			}
+		}
+	}
+	p.triggers = p.triggers[:0]
+	p.health.own(true)
 	p.progress.Reach(p.seen)
 }
 
@@ -310,6 +332,9 @@ func (p *Proxy) enter(b store.Batch) map[types.NamespacedName]struct{} {
 	dirty := map[types.NamespacedName]struct{}{}
 	for _, e := range b.Events {
 		p.model.take(e, dirty)
+		if t, ok := triggered(e); ok {
+			p.triggers = append(p.triggers, t)
+		}
 	}
 	p.seen = b.Revision
 	return dirty
@@ -370,7 +395,10 @@ func (p *Proxy) reconcile(reset bool) error {
 		if s.kernel == nil {
 			return ErrNotRunning
 		}
-		if err := p.settle(s.reconcile(p.model, p.constant(s.network.family), reset, &p.stats)); err != nil {
+		began := time.Now()
+		err := s.reconcile(p.model, p.constant(s.network.family), reset, &p.stats)
+		s.metrics.measure(&s.metrics.full, began, err)
+		if err := p.settle(err); err != nil {
 			return err
 		}
 	}
@@ -398,15 +426,4 @@ func (p *Proxy) refresh() error {
 	p.health.replace(p.model)
 	p.done()
 	return nil
-}
-
-// constant are the elements that no Service asks for.
-func (p *Proxy) constant(f family) []element {
-	var out []element
-	for _, a := range p.cfg.NodeAddresses {
-		if f.has(a) && !a.IsLoopback() {
-			out = append(out, nodeAddress(a))
-		}
-	}
-	return out
 }

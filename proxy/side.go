@@ -17,6 +17,7 @@ type side struct {
 	planner *planner // nil until the first reconcile
 	kernel  kernel   // nil while Run does not run
 	flows   flows
+	metrics metrics
 }
 
 // open opens the side's sockets inside the node's namespace; call closing in the end.

@@ -29,6 +29,7 @@ images:                         # these stand for programs of the host; without 
   - {image: "busybox:*", command: [sleep, infinity]}
 terminationOrder: programmed    # kubernetes: SIGTERM at once, whether or not rulesets still lead to the pod
 nodeGrace: 40s                  # a node that says nothing for so long is lost; 2s shows a failover without the wait
+nodePortAddresses: []           # who answers on NodePorts: [primary], or ranges such as 172.30.0.0/24
 hostPaths: []                   # folders of the host that hostPath volumes may show
 `
 
