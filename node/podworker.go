@@ -49,12 +49,14 @@ type worker struct {
 	volumes     podVolumes
 	hostPorts   *hostPorts
 	early       chan *sandbox // closed once it holds the process that was started early, or none; nil for none
+	isolated    bool          // NetworkPolicies guard the pod, or none is there
 	mounted     bool          // the volumes were there when the containers were first started
 
 	mu        sync.Mutex // guards debuggers, which the worker alone writes
 	debuggers []*container
 
-	dirty       bool // the status has changed since it was written
+	dirty       bool   // the status has changed since it was written
+	written     uint64 // the revision of its last writing
 	pending     []happening
 	names       map[string]string // events written, by their key
 	eventNumber int
@@ -207,7 +209,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 			next = retryAfter
 		}
 	}
-	if w.net.Load() != nil && w.mount(ctx) {
+	if w.net.Load() != nil && w.isolate(ctx) && w.mount(ctx) {
 		next = min(next, w.advance(ctx), w.volumes.renewal(w.n.cfg.Now()))
 		w.awaitFirstAnswers(ctx)
 		if w.finished() {
@@ -348,7 +350,7 @@ func (w *worker) write(ctx context.Context) error {
 	for k, name := range w.names {
 		names[k] = name
 	}
-	_, err := w.n.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+	revision, err := w.n.cfg.Store.Update(ctx, func(tx *store.Tx) error {
 		obj, err := tx.Get(api.Pods, w.key.Namespace, w.key.Name)
 		if apierrors.IsNotFound(err) || err == nil && obj.GetUID() != w.uid {
 			return nil // it is gone; the watch will say so
@@ -372,7 +374,7 @@ func (w *worker) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.dirty, w.pending, w.names = false, nil, names
+	w.dirty, w.pending, w.names, w.written = false, nil, names, revision
 	return nil
 }
 

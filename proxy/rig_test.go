@@ -142,6 +142,9 @@ func addAddress(h *netlink.Handle, dev, address string) error {
 	if err != nil {
 		return err
 	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD // else nobody can listen there until the kernel has made sure that nobody else has it
+	}
 	return errors.Join(h.AddrAdd(l, a), h.LinkSetUp(l))
 }
 
