@@ -150,10 +150,13 @@ func account(t *testing.T, c *clustertest.Cluster, name string) {
 func TestTheNodesLeaseIsTheConfigurations(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, cluster.Options{Nodes: 1, Config: cluster.Config{NodeGrace: cluster.Duration(3 * time.Second)}})
-	lease, err := c.Client.CoordinationV1().Leases("kube-node-lease").Get(t.Context(), "n1", metav1.GetOptions{})
-	if err != nil || *lease.Spec.LeaseDurationSeconds != 3 {
-		t.Errorf("got %+v %v", lease.Spec, err)
-	}
+	c.Until("the node tells that it lives", func() bool {
+		lease, err := c.Client.CoordinationV1().Leases("kube-node-lease").Get(t.Context(), "n1", metav1.GetOptions{})
+		if err == nil && *lease.Spec.LeaseDurationSeconds != 3 {
+			t.Errorf("got %+v", lease.Spec)
+		}
+		return err == nil
+	})
 	for _, bad := range []cluster.Config{{NodeGrace: cluster.Duration(time.Millisecond)}, {HostPaths: []string{"relative"}}} {
 		if _, err := (cluster.Options{StateDir: "/x", Config: bad}).WithDefaults(); err == nil {
 			t.Errorf("%+v is taken", bad)

@@ -173,6 +173,17 @@ func (r *rig) plug(name string, ns *netns.NS, address string) {
 		return errors.Join(h.LinkSetMaster(l, br), h.LinkSetUp(l))
 	})
 	r.routes(ns, func(h *netlink.Handle) error { return addAddress(h, "eth0", address) })
+	r.carry(r.wire, name)
+}
+
+// carry makes the kernel see at once that the other end of a link is up, and not when its link watch comes round: until then it
+// drops what it should send, and a connection waits a second for its second attempt.
+func (r *rig) carry(ns *netns.NS, name string) {
+	r.t.Helper()
+	r.routes(ns, func(h *netlink.Handle) error {
+		_, err := h.LinkByName(name)
+		return err
+	})
 }
 
 func (r *rig) newNode(i int) *rigNode {
@@ -276,6 +287,7 @@ func (r *rig) pod(node int) *rigPod {
 		return errors.Join(addAddress(h, "eth0", p.ip.String()+"/32"), addRoute(h, "eth0", "169.254.1.1/32", ""),
 			addRoute(h, "eth0", "0.0.0.0/0", "169.254.1.1"))
 	})
+	r.carry(n.ns, veth)
 	for _, port := range []int{8080, 9090} {
 		r.serveTCP(p, port)
 		r.serveUDP(p, port)
