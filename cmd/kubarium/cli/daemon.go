@@ -59,6 +59,7 @@ func (a *app) runDaemon(ctx context.Context, d daemonFlags) error {
 	if pipe == nil {
 		return failf(exitUsage, "use: kubarium up", "the daemon is started by kubarium up")
 	}
+	thrifty()
 	enc := json.NewEncoder(pipe)
 	c, err := a.startCluster(ctx, d, func(s cluster.Stage) { enc.Encode(reportLine{Stage: &s}) })
 	if err != nil {
@@ -67,6 +68,9 @@ func (a *app) runDaemon(ctx context.Context, d daemonFlags) error {
 	}
 	enc.Encode(reportLine{Ready: true})
 	pipe.Close()
+	if err := settle(); err != nil {
+		fmt.Fprintln(a.err, "memory of the start is kept:", err)
+	}
 	select {
 	case <-ctx.Done():
 	case <-c.Done():
