@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -66,16 +65,18 @@ func used(candidates []candidate) []endpoint {
 
 // candidates gathers the endpoints of one service-port over all slices, in order of slice name.
 func (m *model) candidates(name types.NamespacedName, port *corev1.ServicePort, f family) []candidate {
-	held := m.slices[name]
-	var out []candidate
-	for _, n := range slices.Sorted(maps.Keys(held)) {
-		slice := held[n]
+	all := 0
+	for _, slice := range m.slices[name] {
+		all += len(slice.Endpoints)
+	}
+	out := make([]candidate, 0, all) // one address each, as a rule
+	for _, slice := range m.slices[name] {
 		if _, headless := slice.Labels[labelHeadless]; headless || slice.AddressType != f.slices() {
 			continue
 		}
 		for _, target := range targetPorts(slice, port) {
 			for i := range slice.Endpoints {
-				out = append(out, candidatesOf(slice, &slice.Endpoints[i], target, f)...)
+				out = appendCandidates(out, slice, &slice.Endpoints[i], target, f)
 			}
 		}
 	}
@@ -100,7 +101,8 @@ func targetPorts(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) []u
 	return out
 }
 
-func candidatesOf(slice *discoveryv1.EndpointSlice, ep *discoveryv1.Endpoint, port uint16, f family) []candidate {
+// appendCandidates appends an endpoint as a candidate, once for each of its addresses.
+func appendCandidates(to []candidate, slice *discoveryv1.EndpointSlice, ep *discoveryv1.Endpoint, port uint16, f family) []candidate {
 	c := candidate{
 		Hints:       ep.Hints,
 		Ready:       ep.Conditions.Ready == nil || *ep.Conditions.Ready,
@@ -116,14 +118,13 @@ func candidatesOf(slice *discoveryv1.EndpointSlice, ep *discoveryv1.Endpoint, po
 	if ep.TargetRef != nil && ep.TargetRef.Kind == "Pod" {
 		c.Pod = cmp.Or(ep.TargetRef.Namespace, slice.Namespace) + "/" + ep.TargetRef.Name
 	}
-	var out []candidate
 	for _, a := range ep.Addresses {
 		if ip, ok := f.parse(a); ok {
 			c.Address = netip.AddrPortFrom(ip, port)
-			out = append(out, c)
+			to = append(to, c)
 		}
 	}
-	return out
+	return to
 }
 
 // choose gives each candidate its verdict: the ready ones, or, when none is ready, those that still serve while they

@@ -51,7 +51,8 @@ func (s *side) counts(service types.NamespacedName) ([]Count, error) {
 		return nil, nil
 	}
 	var out []Count
-	for _, port := range planned.ports {
+	for i := range planned.ports {
+		port := &planned.ports[i]
 		var handles []uint32
 		for _, slot := range port.all() {
 			handles = append(handles, slot.handle)

@@ -1,100 +1,11 @@
 package proxy
 
 import (
-	"container/list"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-
-	"k8s.io/apimachinery/pkg/types"
 )
-
-// shared tells the maps in which several Services may claim one element: the first to claim holds it, and when it withdraws
-// the next one does.
-func shared(name string) bool {
-	switch name {
-	case mapServices, mapExternal, mapNodePorts, mapClusterIPs, mapExternalIPs, mapHairpin, mapGuarded, mapRanges:
-		return true
-	}
-	return false
-}
-
-// claim is one Service's wish for a shared element.
-type claim struct {
-	owner types.NamespacedName
-	value elemValue
-}
-
-// claims holds who wishes for each element.
-type claims map[elemKey]wishes
-
-// wishes are those for one element. Nearly every element has one wish; a pod of thousands of Services has one of each for its
-// hairpin element, and none of them may cost the more for the others.
-type wishes struct {
-	first claim  // the one that counts
-	more  *queue // those that came later; nil for none
-}
-
-// queue is claims in the order they came, found by owner.
-type queue struct {
-	order list.List
-	at    map[types.NamespacedName]*list.Element
-}
-
-// holder is the value that counts, nil for none.
-func (c claims) holder(k elemKey) *elemValue {
-	if w, held := c[k]; held {
-		return &w.first.value
-	}
-	return nil
-}
-
-// set enters a wish, or withdraws it when v is nil.
-func (c claims) set(owner types.NamespacedName, k elemKey, v *elemValue) {
-	w, held := c[k]
-	switch {
-	case !held && v == nil:
-		return
-	case !held:
-		w.first = claim{owner, *v}
-	case w.first.owner != owner:
-		w.more = w.more.set(owner, v)
-	case v != nil:
-		w.first.value = *v
-	case w.more == nil:
-		delete(c, k)
-		return
-	default:
-		next := w.more.order.Front().Value.(claim)
-		w.first, w.more = next, w.more.set(next.owner, nil)
-	}
-	c[k] = w
-}
-
-// set enters or withdraws a wish, and returns the queue, nil for an empty one.
-func (q *queue) set(owner types.NamespacedName, v *elemValue) *queue {
-	if q == nil {
-		if v == nil {
-			return nil
-		}
-		q = &queue{at: map[types.NamespacedName]*list.Element{}}
-	}
-	e := q.at[owner]
-	switch {
-	case v != nil && e != nil:
-		e.Value = claim{owner, *v}
-	case v != nil:
-		q.at[owner] = q.order.PushBack(claim{owner, *v})
-	case e != nil:
-		q.order.Remove(e)
-		delete(q.at, owner)
-	}
-	if q.order.Len() == 0 {
-		return nil
-	}
-	return q
-}
 
 // mark is what the address of a port is mapped to: its id, or the Local variant. With no endpoint anywhere Local makes no
 // difference, and callers are refused, not left waiting.
@@ -111,32 +22,37 @@ func (p *planner) elementsOf(s *plannedService) []element {
 		return nil
 	}
 	n := 1 + len(s.desired.External)
-	for _, port := range s.ports {
-		n += 4 + 2*len(port.cluster) + 2*len(port.local) + len(port.Here) // most of the time all there is
+	for i := range s.ports {
+		port := &s.ports[i]
+		n += 4 + 3*len(port.cluster) + 2*len(port.local) + len(port.Here) // most of the time all there is
 	}
 	out := make([]element, 0, n)
 	add := func(name, key, value, note string) {
 		out = append(out, element{elemKey{name, key}, elemValue{value, comment(note)}})
 	}
-	d, name := s.desired, s.desired.Name.String()
+	d, name := &s.desired, s.desired.Name.String()
 	if d.ClusterIP.IsValid() {
 		add(mapClusterIPs, packAddr(d.ClusterIP), "", name)
 	}
 	for _, a := range d.External {
 		add(mapExternalIPs, packAddr(a), "", name)
 	}
-	for _, port := range s.ports {
-		p.addWays(add, d, port)
+	for i := range s.ports {
+		p.addWays(add, d, &s.ports[i])
 	}
-	for _, p := range s.ports {
+	for i := range s.ports {
+		p := &s.ports[i]
 		label := name + portSuffix(p.Name)
 		addVariant(add, p.id, p.cluster, label)
 		addVariant(add, p.id|localBit, p.local, label+" local")
 		for _, s := range p.all() {
 			add(mapEndpoints, packMark(s.handle), packEndpoint(s.Address), endpointComment(s.endpoint, label))
+			if s.here {
+				addHairpin(add, s.endpoint)
+			}
 		}
 		for _, e := range p.Here {
-			add(mapHairpin, packAddr(e.Address.Addr(), e.Address.Addr()), "", hairpinComment(e))
+			addHairpin(add, e)
 		}
 	}
 	return out
@@ -186,6 +102,10 @@ func addVariant(add func(name, key, value, note string), id uint32, slots []slot
 	for i, s := range slots {
 		add(mapSlots, packMark(id, uint32(i)), packMark(s.handle), label)
 	}
+}
+
+func addHairpin(add func(name, key, value, note string), e endpoint) {
+	add(mapHairpin, packAddr(e.Address.Addr(), e.Address.Addr()), "", hairpinComment(e))
 }
 
 // all lists the slots of both variants, each handle once.
@@ -284,7 +204,8 @@ func (p *planner) noteGone(old, now *plannedService) {
 	if old == nil {
 		return
 	}
-	for _, port := range old.ports {
+	for i := range old.ports {
+		port := &old.ports[i]
 		if port.Protocol != protoUDP || now.port(portKey{port.Name, port.Protocol}) != nil {
 			continue
 		}
@@ -378,7 +299,7 @@ func (a *adoption) slots(id uint32, known map[elemValue]endpoint) []slot {
 		if !ok {
 			ep = endpoint{Address: unpackEndpoint(e.Value), Pod: "\x00" + e.Comment}
 		}
-		out = append(out, slot{ep, h})
+		out = append(out, slot{endpoint: ep, handle: h})
 	}
 }
 

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -58,7 +60,7 @@ type model struct {
 	node     string
 	zone     string // the node's, "" while unknown
 	services map[types.NamespacedName]*corev1.Service
-	slices   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // by Service, then by name of the slice
+	slices   map[types.NamespacedName][]*discoveryv1.EndpointSlice // by Service, in order of name
 	policies *policies
 	hostPods map[types.NamespacedName]*corev1.Pod // by hostPortName: this node's pods with hostPorts
 }
@@ -67,7 +69,7 @@ func newModel(node string) *model {
 	return &model{
 		node:     node,
 		services: map[types.NamespacedName]*corev1.Service{},
-		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		slices:   map[types.NamespacedName][]*discoveryv1.EndpointSlice{},
 		policies: newPolicies(node),
 		hostPods: map[types.NamespacedName]*corev1.Pod{},
 	}
@@ -115,9 +117,14 @@ func (m *model) dropSlice(slice *discoveryv1.EndpointSlice, dirty map[types.Name
 		return
 	}
 	dirty[owner] = struct{}{}
-	delete(m.slices[owner], slice.Name)
-	if len(m.slices[owner]) == 0 {
+	held := m.slices[owner]
+	i, found := findSlice(held, slice.Name)
+	switch {
+	case !found:
+	case len(held) == 1:
 		delete(m.slices, owner)
+	default:
+		m.slices[owner] = slices.Delete(held, i, i+1)
 	}
 }
 
@@ -127,10 +134,18 @@ func (m *model) addSlice(slice *discoveryv1.EndpointSlice, dirty map[types.Names
 		return
 	}
 	dirty[owner] = struct{}{}
-	if m.slices[owner] == nil {
-		m.slices[owner] = map[string]*discoveryv1.EndpointSlice{}
+	held := m.slices[owner]
+	i, found := findSlice(held, slice.Name)
+	if found {
+		held[i] = slice
+		return
 	}
-	m.slices[owner][slice.Name] = slice
+	m.slices[owner] = slices.Insert(held, i, slice)
+}
+
+// findSlice is where a slice stands, or would stand, among those of its Service.
+func findSlice(held []*discoveryv1.EndpointSlice, name string) (int, bool) {
+	return slices.BinarySearchFunc(held, name, func(s *discoveryv1.EndpointSlice, name string) int { return strings.Compare(s.Name, name) })
 }
 
 func serviceOf(slice *discoveryv1.EndpointSlice) (types.NamespacedName, bool) {
@@ -193,8 +208,9 @@ func (m *model) desired(name types.NamespacedName, f family) *desired {
 	if d.Ranges = sourceRanges(svc, f); d.Ranges != nil {
 		d.Guarded = loadBalancerAddresses(svc, f)
 	}
+	d.Ports = make([]desiredPort, len(svc.Spec.Ports))
 	for i := range svc.Spec.Ports {
-		d.Ports = append(d.Ports, m.desiredPort(svc, &svc.Spec.Ports[i], f))
+		d.Ports[i] = m.desiredPort(svc, &svc.Spec.Ports[i], f)
 	}
 	return d
 }

@@ -4,7 +4,6 @@ import (
 	"iter"
 	"maps"
 	"net/netip"
-	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -39,13 +38,8 @@ type portKey struct {
 	protocol uint8
 }
 
-// slot is one place in the draw.
-type slot struct {
-	endpoint
-	handle uint32
-}
-
-// plannedPort is one service-port as planned: its id, the class of its handles, and the slots of both variants.
+// plannedPort is one service-port as planned: its id, the class of its handles, and the slots of both variants. The slots hold the
+// endpoints: what was desired says nothing of them here.
 type plannedPort struct {
 	desiredPort
 	id             uint32
@@ -70,16 +64,17 @@ func (p *plannedPort) handle(e endpoint) (uint32, bool) {
 
 // plannedService is a Service as planned.
 type plannedService struct {
-	desired *desired
-	ports   []*plannedPort
+	name    *types.NamespacedName // the same for as long as the Service is planned: claims name it
+	desired desired               // without its Ports
+	ports   []plannedPort
 }
 
 func (s *plannedService) port(k portKey) *plannedPort {
 	if s == nil {
 		return nil
 	}
-	for _, p := range s.ports {
-		if (portKey{p.Name, p.Protocol}) == k {
+	for i := range s.ports {
+		if p := &s.ports[i]; (portKey{p.Name, p.Protocol}) == k {
 			return p
 		}
 	}
@@ -101,6 +96,10 @@ type planner struct {
 	constant           []element
 	policies           elements // what the NetworkPolicies ask for
 	rewrite            bool     // a prefix length came into use
+	asked              struct { // the last answer of valueOf
+		service *plannedService
+		shared  elements
+	}
 }
 
 // change is an element before and after; nil: it is not there.
@@ -124,7 +123,7 @@ type leftEndpoint struct {
 // newPlanner makes a planner with the elements that never change. indexes is the number of draw chains made ahead.
 func newPlanner(indexes int, constant []element) *planner {
 	return &planner{
-		services: map[types.NamespacedName]*plannedService{}, claims: claims{}, nextID: firstID, nextHandle: firstHandle,
+		services: map[types.NamespacedName]*plannedService{}, claims: newClaims(), nextID: firstID, nextHandle: firstHandle,
 		shapes: shapes{Indexes: indexes}, changes: map[elemKey]change{}, constant: constant, policies: elements{},
 	}
 }
@@ -134,10 +133,7 @@ func (p *planner) set(name types.NamespacedName, d *desired) {
 	old := p.services[name]
 	var planned *plannedService
 	if d != nil {
-		planned = &plannedService{desired: d}
-		for _, port := range d.Ports {
-			planned.ports = append(planned.ports, p.planPort(old, d, port))
-		}
+		planned = p.planService(old, d)
 		p.services[name] = planned
 	} else {
 		delete(p.services, name)
@@ -145,16 +141,32 @@ func (p *planner) set(name types.NamespacedName, d *desired) {
 	p.count(old, -1)
 	p.count(planned, +1)
 	p.noteGone(old, planned)
-	p.change(name, p.elementsOf(old), p.elementsOf(planned))
+	p.change(old, planned)
+}
+
+func (p *planner) planService(old *plannedService, d *desired) *plannedService {
+	planned := &plannedService{desired: *d, ports: make([]plannedPort, len(d.Ports))}
+	planned.desired.Ports = nil
+	if old != nil {
+		planned.name = old.name
+	} else {
+		name := d.Name
+		planned.name = &name
+	}
+	for i, port := range d.Ports {
+		planned.ports[i] = p.planPort(old, d, port)
+	}
+	return planned
 }
 
 // planPort plans one service-port from what it was.
-func (p *planner) planPort(old *plannedService, d *desired, want desiredPort) *plannedPort {
+func (p *planner) planPort(old *plannedService, d *desired, want desiredPort) plannedPort {
 	was := old.port(portKey{want.Name, want.Protocol})
 	if was == nil && p.found != nil {
 		was = p.found.port(d, want)
 	}
-	port := &plannedPort{desiredPort: want, class: p.class(want.Affinity)}
+	port := plannedPort{desiredPort: want, class: p.class(want.Affinity)}
+	port.Cluster, port.Local = nil, nil
 	if was != nil {
 		port.id = was.id
 	} else {
@@ -182,45 +194,9 @@ func (p *planner) planPort(old *plannedService, d *desired, want desiredPort) *p
 	}
 	port.cluster = place(was.cluster, want.Cluster, handle)
 	port.local = place(was.local, want.Local, handle)
-	p.noteUDP(before, port, p.addresses(d, port))
+	port.markHere(want.Here)
+	p.noteUDP(before, &port, p.addresses(d, &port))
 	return port
-}
-
-// place keeps every slot whose endpoint stays, gives the holes to new endpoints, and fills what holes are left with the last
-// slots: the fewest elements change.
-func place(was []slot, want []endpoint, handle func(endpoint) uint32) []slot {
-	wanted := make(map[endpoint]struct{}, len(want))
-	for _, e := range want {
-		wanted[e] = struct{}{}
-	}
-	held := make(map[endpoint]struct{}, len(was))
-	for _, s := range was {
-		if _, ok := wanted[s.endpoint]; ok {
-			held[s.endpoint] = struct{}{}
-		}
-	}
-	var fresh []slot
-	for _, e := range want {
-		if _, ok := held[e]; !ok {
-			held[e] = struct{}{}
-			fresh = append(fresh, slot{e, handle(e)})
-		}
-	}
-	out := slices.Clone(was)
-	for i := 0; i < len(out); {
-		if _, ok := wanted[out[i].endpoint]; ok {
-			i++
-			continue
-		}
-		if len(fresh) > 0 {
-			out[i], fresh = fresh[0], fresh[1:]
-			i++
-			continue
-		}
-		out[i] = out[len(out)-1]
-		out = out[:len(out)-1]
-	}
-	return append(out, fresh...)
 }
 
 // class returns the class of handles for an affinity timeout: the one that has it, else a free one. With all fifteen in use by
@@ -255,8 +231,8 @@ func (p *planner) count(s *plannedService, n int) {
 	if s == nil {
 		return
 	}
-	for _, port := range s.ports {
-		p.classUsers[port.class] += n
+	for i := range s.ports {
+		p.classUsers[s.ports[i].class] += n
 	}
 }
 
@@ -319,39 +295,36 @@ func (p *planner) growTo(n int) {
 	}
 }
 
-// change notes the difference between two states of what one Service holds.
-func (p *planner) change(owner types.NamespacedName, old, new []element) {
-	was := make(elements, len(old))
-	for _, e := range old {
-		was[e.elemKey] = e.elemValue
-	}
-	for _, e := range new {
-		v, held := was[e.elemKey]
-		delete(was, e.elemKey)
-		switch {
-		case held && v == e.elemValue:
-		case shared(e.Map):
-			p.claim(owner, e.elemKey, &e.elemValue)
-		case held:
-			p.put(e.elemKey, &v, &e.elemValue)
-		default:
-			p.put(e.elemKey, nil, &e.elemValue)
-		}
-	}
-	for k, v := range was {
-		if shared(k.Map) {
-			p.claim(owner, k, nil)
-			continue
-		}
-		p.put(k, &v, nil)
-	}
+// kept is an element as it was, and whether it still is.
+type kept struct {
+	elemValue
+	stays bool
 }
 
-// claim enters (v nil: withdraws) a Service's claim to an element that several may claim.
-func (p *planner) claim(owner types.NamespacedName, k elemKey, v *elemValue) {
-	old := p.claims.holder(k)
-	p.claims.set(owner, k, v)
-	p.put(k, old, p.claims.holder(k))
+// change notes the difference between two states of one Service.
+func (p *planner) change(old, new *plannedService) {
+	had := p.elementsOf(old)
+	was := make(map[elemKey]kept, len(had))
+	for _, e := range had {
+		was[e.elemKey] = kept{elemValue: e.elemValue}
+	}
+	for _, e := range p.elementsOf(new) {
+		w, held := was[e.elemKey]
+		if held {
+			was[e.elemKey] = kept{e.elemValue, true}
+		}
+		switch {
+		case !held:
+			p.alter(new, e.elemKey, nil, &e.elemValue)
+		case w.elemValue != e.elemValue:
+			p.alter(new, e.elemKey, &w.elemValue, &e.elemValue)
+		}
+	}
+	for k, w := range was {
+		if !w.stays {
+			p.alter(old, k, &w.elemValue, nil)
+		}
+	}
 }
 
 // put notes that an element went from one value to another; nil: it is not there.
@@ -387,7 +360,7 @@ func (p *planner) finish() plan {
 	}
 	out.Verbs = ordered(out.Verbs)
 	clear(p.changes)
-	p.left, p.joined = nil, nil
+	p.left, p.joined, p.asked.service, p.asked.shared = nil, nil, nil, nil
 	return out
 }
 
@@ -412,9 +385,14 @@ func (p *planner) all() iter.Seq[element] {
 					return
 				}
 			}
+			for k, v := range p.sharedOf(s) {
+				if p.claims.alone(s.name, k) && !yield(element{k, v}) {
+					return
+				}
+			}
 		}
-		for k := range p.claims {
-			if !yield(element{k, *p.claims.holder(k)}) {
+		for k, q := range p.claims.contested {
+			if !yield(element{k, q.first().value}) {
 				return
 			}
 		}

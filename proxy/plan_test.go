@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,9 +69,12 @@ func random(r *rand.Rand) (types.NamespacedName, *desired) {
 		if r.IntN(2) == 0 {
 			p.NodePort = uint16(30000 + r.IntN(3))
 		}
-		for _, e := range sampleEndpoints(i, 24) {
+		for _, e := range slices.Concat(sampleEndpoints(i, 24), sampleEndpoints(5, 3)) { // the last ones are every Service's
 			if r.IntN(3) > 0 {
 				continue
+			}
+			if r.IntN(8) == 0 { // not chosen, and maybe of the same address as another that is
+				p.Here = append(p.Here, endpoint{e.Address, e.Pod + "-old"})
 			}
 			p.Cluster = append(p.Cluster, e)
 			if r.IntN(2) == 0 {
@@ -86,12 +90,13 @@ func random(r *rand.Rand) (types.NamespacedName, *desired) {
 }
 
 // consistent fails unless the table gives each service-port exactly its endpoints, and nothing hangs loose.
-func consistent(t *testing.T, table elements, planned map[types.NamespacedName]*plannedService) {
+func consistent(t *testing.T, table elements, planned map[types.NamespacedName]*plannedService, asked map[types.NamespacedName]*desired) {
 	t.Helper()
 	handles, slots := map[uint32]bool{}, 0
-	for name, s := range planned {
-		for _, p := range s.ports {
-			for id, want := range map[uint32][]endpoint{p.id: p.Cluster, p.id | localBit: p.Local} {
+	for name, d := range asked {
+		for i, want := range d.Ports {
+			p := planned[name].ports[i]
+			for id, want := range map[uint32][]endpoint{p.id: want.Cluster, p.id | localBit: want.Local} {
 				got := map[netip.AddrPort]bool{}
 				for i := range want {
 					h, ok := table[elemKey{mapSlots, packMark(id, uint32(i))}]
@@ -162,13 +167,14 @@ func TestAnySequenceOfChangesEndsAtThePlan(t *testing.T) {
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		p, table, given := newPlanner(4, nil), elements{}, map[uint32]elemValue{}
+		asked := map[types.NamespacedName]*desired{}
 		verbs := p.full(held{}, nil).Verbs
 		for step := 0; step < 40; step++ {
 			if r.IntN(10) == 0 { // a restart
 				next := newPlanner(4, nil)
 				var all []*desired
-				for _, s := range p.services {
-					all = append(all, s.desired)
+				for _, d := range asked {
+					all = append(all, d)
 				}
 				verbs = next.full(held{Elements: maps.Clone(table)}, all).Verbs
 				p = next
@@ -190,7 +196,7 @@ func TestAnySequenceOfChangesEndsAtThePlan(t *testing.T) {
 			if want := p.table(); !maps.Equal(want, table) {
 				t.Fatalf("seed %d, step %d: plan (-) and table (+) differ:\n%s", seed, step, cmp.Diff(want, table))
 			}
-			consistent(t, table, p.services)
+			consistent(t, table, p.services, asked)
 			for k, v := range table {
 				if k.Map != mapEndpoints {
 					continue
@@ -202,7 +208,12 @@ func TestAnySequenceOfChangesEndsAtThePlan(t *testing.T) {
 				given[h] = v
 			}
 			for range 1 + r.IntN(4) {
-				p.set(random(r))
+				name, d := random(r)
+				if p.set(name, d); d != nil {
+					asked[name] = d
+				} else {
+					delete(asked, name)
+				}
 			}
 			verbs = p.finish().Verbs
 		}
@@ -235,24 +246,47 @@ delete element ip kubarium slots { 0x00000001 . 0x00000002 comment "default/web:
 // Services that share a pod share its hairpin element: the first to come holds it, whoever leaves, until the last has left.
 func TestASharedElementIsHeldInTheOrderOfArrival(t *testing.T) {
 	t.Parallel()
-	c, k := claims{}, elemKey{mapHairpin, "pod"}
-	name := func(i int) types.NamespacedName { return types.NamespacedName{Name: fmt.Sprint(i)} }
-	for i := range 5 {
-		c.set(name(i), k, &elemValue{Comment: fmt.Sprint(i)})
+	c, k := newClaims(), elemKey{mapHairpin, "pod"}
+	names, wishes := map[int]*types.NamespacedName{}, map[*types.NamespacedName]elemValue{}
+	valueOf := func(owner *types.NamespacedName, _ elemKey) elemValue { return wishes[owner] }
+	set := func(i int, comment string) (was, is string, changed bool) {
+		if names[i] == nil {
+			names[i] = &types.NamespacedName{Name: fmt.Sprint(i)}
+		}
+		w := claim{owner: names[i], key: k}
+		if before, held := wishes[names[i]]; held {
+			w.before = &before
+		}
+		if delete(wishes, names[i]); comment != "" {
+			w.now = &elemValue{Comment: comment}
+			wishes[names[i]] = *w.now
+		}
+		text := func(v *elemValue) string {
+			if v == nil {
+				return ""
+			}
+			return v.Comment
+		}
+		before, after, changed := c.set(w, valueOf)
+		return text(before), text(after), changed
 	}
-	c.set(name(3), k, &elemValue{Comment: "3 again"})
-	c.set(name(9), k, nil) // never came
-	for _, step := range []struct {
-		leaves int
-		holder string
-	}{{2, "0"}, {0, "1"}, {1, "3 again"}, {4, "3 again"}} {
-		c.set(name(step.leaves), k, nil)
-		if got := c.holder(k); got == nil || got.Comment != step.holder {
-			t.Errorf("after %d left: got %v, want %s", step.leaves, got, step.holder)
+	for n, step := range []struct {
+		owner            int
+		comment, was, is string
+	}{
+		{0, "0", "", "0"}, {0, "0 again", "0", "0 again"}, {0, "0", "0 again", "0"},
+		{1, "1", "0", "0"}, {2, "2", "0", "0"}, {3, "3", "0", "0"}, {4, "4", "0", "0"}, {3, "3 again", "0", "0"},
+		{2, "", "0", "0"}, {0, "", "0", "1"}, {1, "", "1", "3 again"}, {4, "", "3 again", "3 again"},
+		{5, "5", "3 again", "3 again"}, {3, "", "3 again", "5"}, {5, "5 again", "5", "5 again"}, {5, "", "5 again", ""},
+	} {
+		if was, is, changed := set(step.owner, step.comment); !changed || was != step.was || is != step.is {
+			t.Errorf("step %d: %q becomes %q (%v), want %q and %q", n, was, is, changed, step.was, step.is)
 		}
 	}
-	c.set(name(3), k, nil)
-	if len(c) != 0 {
+	if _, _, changed := set(9, ""); changed { // never came
+		t.Error("a wish that never was is withdrawn")
+	}
+	if len(c.holders)+len(c.contested) != 0 {
 		t.Errorf("left behind: %v", c)
 	}
 }
