@@ -359,7 +359,7 @@ func (p *planner) finish() plan {
 		}
 	}
 	out.Verbs = ordered(out.Verbs)
-	clear(p.changes)
+	p.changes = map[elemKey]change{} // a map that is cleared keeps the room of its largest day
 	p.left, p.joined, p.asked.service, p.asked.shared = nil, nil, nil, nil
 	return out
 }
