@@ -117,8 +117,8 @@ func (f *foreigners) exchange(ctx context.Context, m *dns.Msg, network, address 
 	if err != nil {
 		return nil, err
 	}
-	// The id is checked by the client; another question under it is a forgery or a broken server.
-	if len(r.Question) != 1 || dns.CanonicalName(r.Question[0].Name) != m.Question[0].Name ||
+	// The id is checked by the client; another question under it is a forgery or a broken server, and a question is no reply.
+	if !r.Response || len(r.Question) != 1 || dns.CanonicalName(r.Question[0].Name) != m.Question[0].Name ||
 		r.Question[0].Qtype != m.Question[0].Qtype {
 		return nil, errMismatch
 	}
