@@ -40,6 +40,9 @@ type DNSConfig struct {
 	StubDomains map[string]Servers `yaml:"stubDomains" json:"stubDomains,omitempty"`
 	// Hosts is the addresses of fixed names outside the cluster.
 	Hosts map[string][]netip.Addr `yaml:"hosts" json:"hosts,omitempty"`
+	// Pods says which names such as 10-244-1-7.default.pod.cluster.local are answered: "verified" (the default), those of living
+	// pods; "insecure", all that spell an address, as kubeadm sets CoreDNS up; "off", none.
+	Pods string `yaml:"pods" json:"pods,omitempty"`
 	// Autopath makes DNS go through the search path in the pods' stead: one question for each address family finds a name, where
 	// it would be up to four and more. Off by default, as in Kubernetes: a pod's own walk is what there is to learn.
 	Autopath bool `yaml:"autopath" json:"autopath,omitempty"`
@@ -57,7 +60,14 @@ func (s *Servers) UnmarshalYAML(n *yaml.Node) error {
 	return n.Decode((*[]string)(s))
 }
 
+var podRecords = map[string]dns.PodRecords{
+	"": dns.PodsVerified, "verified": dns.PodsVerified, "insecure": dns.PodsInsecure, "off": dns.PodsOff,
+}
+
 func (d *DNSConfig) check(domain string) error {
+	if _, known := podRecords[d.Pods]; !known {
+		return fmt.Errorf("configuration: dns.pods %q must be verified, insecure or off", d.Pods)
+	}
 	lists := map[string]Servers{"upstream": d.Upstream}
 	for name, servers := range d.StubDomains {
 		field := fmt.Sprintf("stubDomains[%s]", name)
@@ -114,6 +124,7 @@ func (c *Cluster) serveNames(run context.Context) {
 	d := dns.Config{
 		Reader: c.store, Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
 		Hosts: conf.Hosts, Stub: map[string][]string{}, Upstream: conf.Upstream,
+		Pods: podRecords[conf.Pods],
 	}
 	for domain, servers := range conf.StubDomains {
 		d.Stub[domain] = servers

@@ -204,6 +204,13 @@ spec: {hostname: host, subdomain: sub, containers: [{name: c, image: "any:1", co
 		if got := getent(t, c, "host.sub.default.svc.cluster.local."); !slices.Equal(got, []string{pod.Status.PodIP}) {
 			t.Errorf("its own name: got %q, want %s", got, pod.Status.PodIP)
 		}
+		dashed := strings.ReplaceAll(pod.Status.PodIP, ".", "-") + ".default.pod.cluster.local" // D-28
+		if got, err := c.Lookup("pod/plain", dashed); err != nil || !slices.Equal(got, []string{pod.Status.PodIP}) {
+			t.Errorf("%s: got %q %v", dashed, got, err)
+		}
+		if got, err := c.Lookup("pod/plain", "10-244-9-9.default.pod.cluster.local"); err == nil {
+			t.Errorf("a pod that is not there: got %q", got)
+		}
 		if got, err := c.Lookup("pod/plain", "host.sub.default.svc.cluster.local"); err != nil || !slices.Equal(got, []string{pod.Status.PodIP}) {
 			t.Errorf("its name for others: got %q %v, want %s", got, err, pod.Status.PodIP)
 		}

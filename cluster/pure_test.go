@@ -92,6 +92,7 @@ func TestAWrongConfigurationIsRefused(t *testing.T) {
 		head + "dns: {stubDomains: {a.b: none}}\n":              "dns.stubDomains[a.b]: it has no server",
 		head + "dns: {hosts: {x.cluster.local: [192.0.2.1]}}\n": "names of the cluster come from its objects",
 		head + "dns: {hosts: {x.example: []}}\n":                "it needs at least one address",
+		head + "dns: {pods: all}\n":                             `dns.pods "all" must be verified, insecure or off`,
 		head + "dns: {hots: {}}\n":                              "line 3: field hots not found",
 		head + "nodePortAddresses: [primary, 10.0.0.0/8]\n":     "primary stands alone",
 		head + "images: [{command: [sleep]}]\n":                 "images[0].image is missing",

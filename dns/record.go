@@ -121,7 +121,11 @@ func compile(key string, parts []part) *node {
 		all = parts[0].records
 	} else {
 		for _, p := range parts {
-			all = append(all, p.records...)
+			for _, r := range p.records {
+				if !slices.Contains(all, r) { // two pods on their node's network have the same address
+					all = append(all, r)
+				}
+			}
 		}
 		slices.SortStableFunc(all, inOrder)
 	}

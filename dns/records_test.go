@@ -228,6 +228,16 @@ func TestPodRecordsAreOffBelievedOrVerified(t *testing.T) {
 	verified.want("10-244-1-7.dev.pod.cluster.local", wire.TypeA, ok, "10-244-1-7.dev.pod 5 A 10.244.1.7")
 	verified.empty("10-244-1-7.prod.pod.cluster.local", wire.TypeA, missing)
 	verified.empty("dev.pod.cluster.local", wire.TypeA, ok)
+	verified.apply(livePod("dev", "other", "10.244.1.7"), livePod("dev", "six", "fd00::7")) // two on their node's network
+	verified.want("10-244-1-7.dev.pod.cluster.local", wire.TypeA, ok, "10-244-1-7.dev.pod 5 A 10.244.1.7")
+	verified.want("fd00--7.dev.pod.cluster.local", wire.TypeAAAA, ok, "fd00--7.dev.pod 5 AAAA fd00::7")
+	verified.delete(pod)
+	verified.want("10-244-1-7.dev.pod.cluster.local", wire.TypeA, ok, "10-244-1-7.dev.pod 5 A 10.244.1.7")
+	verified.delete(livePod("dev", "other", ""))
+	verified.empty("10-244-1-7.dev.pod.cluster.local", wire.TypeA, missing)
+
+	off := newLab(t, dns.Config{})
+	off.empty("10-244-1-7.dev.pod.cluster.local", wire.TypeA, missing)
 }
 
 // D-30.
