@@ -41,6 +41,8 @@ lint: go ## golangci-lint with .golangci.yml
 
 bench: go deps ## the figures of the README, measured here
 	@$(GO) test -run '^$$' -bench . -benchtime 10x ./cluster/bench
+	@command -v dnsperf >/dev/null || { echo "for the figures of DNS please install:  apt-get install dnsperf" >&2; exit 5; }
+	@$(GO) test -run '^$$' -bench Dnsperf -benchtime 5x ./dns
 
 fuzz: go ## every fuzzer for 30 s
 	@for t in $$(grep -rhoE '^func Fuzz[A-Za-z]+' --include='*_test.go' . | awk '{print $$2}'); do \

@@ -21,7 +21,7 @@ import (
 // -benchtime 5x or more; make bench runs it.
 func BenchmarkDnsperf(b *testing.B) {
 	if _, err := exec.LookPath("dnsperf"); err != nil {
-		b.Fatal("dnsperf is not installed: make deps")
+		b.Fatal("dnsperf is not installed: apt-get install dnsperf")
 	}
 	targets := []*target{startEcho(b), startServer(b, 1000), startServer(b, 20000)}
 	files := []string{questionFile(b, 1000), questionFile(b, 1000), questionFile(b, 20000)}

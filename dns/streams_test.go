@@ -87,7 +87,7 @@ func TestIdleConnectionsMakeWay(t *testing.T) {
 	}
 	ask(dialTCP(t, l.addr))
 	ask(busy)
-	if err := idle[0].SetReadDeadline(time.Now().Add(time.Second)); err != nil { // far below the time for a first question
+	if err := idle[0].SetReadDeadline(time.Now().Add(1500 * time.Millisecond)); err != nil { // below the time for a first question
 		t.Fatal(err)
 	}
 	if _, err := idle[0].Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
