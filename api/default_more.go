@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -33,6 +34,8 @@ func defaultMore(obj Object) {
 		}
 	case *networkingv1.NetworkPolicy:
 		defaultNetworkPolicy(o)
+	case *schedulingv1.PriorityClass:
+		setDefault(&o.PreemptionPolicy, corev1.PreemptLowerPriority)
 	case *rbacv1.RoleBinding:
 		setEmpty(&o.RoleRef.APIGroup, rbacv1.GroupName)
 		defaultSubjects(o.Subjects)

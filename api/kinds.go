@@ -12,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -103,7 +104,7 @@ var Kinds = []*Kind{
 	Namespaces, Nodes, Pods, Services, Endpoints, ConfigMaps, Secrets, ServiceAccounts, Events, ResourceQuotas, LimitRanges,
 	Deployments, ReplicaSets, DaemonSets, StatefulSets, ControllerRevisions, Jobs,
 	EndpointSlices, Ingresses, IngressClasses, NetworkPolicies, ServiceCIDRs, IPAddresses,
-	PodDisruptionBudgets, Roles, RoleBindings, ClusterRoles, ClusterRoleBindings, Leases,
+	PodDisruptionBudgets, Roles, RoleBindings, ClusterRoles, ClusterRoleBindings, Leases, PriorityClasses,
 }
 
 var kindByType = func() map[reflect.Type]*Kind {
@@ -119,7 +120,7 @@ var Scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, appsv1.AddToScheme, discoveryv1.AddToScheme, batchv1.AddToScheme, networkingv1.AddToScheme,
-		policyv1.AddToScheme, rbacv1.AddToScheme, coordinationv1.AddToScheme,
+		policyv1.AddToScheme, rbacv1.AddToScheme, coordinationv1.AddToScheme, schedulingv1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
 	}

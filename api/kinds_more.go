@@ -8,6 +8,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -81,6 +82,10 @@ var (
 	})
 	Leases = row[coordinationv1.Lease, coordinationv1.LeaseList](Kind{
 		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Singular: "lease", Namespaced: true,
+	})
+	PriorityClasses = row[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](Kind{
+		Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass", Plural: "priorityclasses", Singular: "priorityclass",
+		Short: []string{"pc"},
 	})
 )
 

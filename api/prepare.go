@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 
@@ -91,6 +92,11 @@ func PrepareForUpdate(new, old Object) {
 		keepAllocated(n, o)
 		normalizeClusterIPs(n, o)
 		dropOtherTypes(n, o)
+	case *corev1.Pod:
+		o := Copy(old.(*corev1.Pod))
+		n.Status = o.Status
+		n.Spec.Priority = cmp.Or(n.Spec.Priority, o.Spec.Priority) // given at birth: whoever leaves them out does not mean none
+		n.Spec.PreemptionPolicy = cmp.Or(n.Spec.PreemptionPolicy, o.Spec.PreemptionPolicy)
 	case *batchv1.Job:
 		keepPart(n, Copy(old), "Status")
 		keepJobSelector(n, old.(*batchv1.Job))

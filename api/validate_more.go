@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -51,6 +52,8 @@ func validateMore(obj Object) field.ErrorList {
 		return validateBudget(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
+	case *schedulingv1.PriorityClass:
+		return validatePriorityClass(o)
 	}
 	return validateRBAC(obj)
 }
@@ -76,6 +79,8 @@ func validateMoreUpdate(new, old Object) field.ErrorList {
 		return validateServiceCIDRUpdate(n.Spec.CIDRs, old.(*networkingv1.ServiceCIDR).Spec.CIDRs)
 	case *networkingv1.IPAddress:
 		return immutable(n.Spec.ParentRef, old.(*networkingv1.IPAddress).Spec.ParentRef, "spec", "parentRef")
+	case *schedulingv1.PriorityClass:
+		return validatePriorityClassUpdate(n, old.(*schedulingv1.PriorityClass))
 	case *rbacv1.RoleBinding:
 		return sameRole(n.RoleRef, old.(*rbacv1.RoleBinding).RoleRef)
 	case *rbacv1.ClusterRoleBinding:

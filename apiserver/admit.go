@@ -4,10 +4,12 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
+	"kubarium.dev/store"
 )
 
 // getter is where an object is looked up: the store, or a transaction of it.
@@ -63,7 +65,26 @@ func (s *Server) admitPod(c *call, obj api.Object) error {
 		return forbidden(obj, `error looking up service account %s/%s: serviceaccount "%s" not found`, pod.Namespace, name, name)
 	}
 	api.UseServiceAccount(pod, account, s.cfg.MountTokens)
+	if err := api.UsePriorityClass(pod, s.priorityClasses()); err != nil {
+		return err
+	}
 	return s.applyLimits(c, obj)
+}
+
+func (s *Server) priorityClasses() []*schedulingv1.PriorityClass {
+	return store.All[*schedulingv1.PriorityClass](s.everything(api.PriorityClasses, ""))
+}
+
+// admitPriorityClass refuses a second default.
+func (s *Server) admitPriorityClass(obj api.Object) error {
+	class, ok := obj.(*schedulingv1.PriorityClass)
+	if !ok || !class.GlobalDefault {
+		return nil
+	}
+	if other := api.DefaultPriorityClass(s.priorityClasses()); other != nil && other.Name != class.Name {
+		return forbidden(obj, "PriorityClass %v is already marked as default. Only one default can exist", other.Name)
+	}
+	return nil
 }
 
 // immortal are the namespaces a cluster cannot be without.

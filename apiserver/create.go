@@ -72,6 +72,9 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	if err := s.admitPod(c, obj); err != nil {
 		return nil, err
 	}
+	if err := s.admitPriorityClass(obj); err != nil {
+		return nil, err
+	}
 	api.Default(obj)
 	api.PrepareForCreate(obj)
 	if err := s.admitGrant(c, obj, nil); err != nil {

@@ -40,7 +40,8 @@ var more = map[string]struct{ body, shown string }{
 	"ClusterRole": {`"apiVersion": "rbac.authorization.k8s.io/v1", "rules": []`, "CREATED AT"},
 	"ClusterRoleBinding": {`"apiVersion": "rbac.authorization.k8s.io/v1", "roleRef": {"kind": "ClusterRole", "name": "x", "apiGroup":
 		"rbac.authorization.k8s.io"}`, "ClusterRole/x"},
-	"Lease": {`"apiVersion": "coordination.k8s.io/v1", "spec": {"holderIdentity": "me"}`, "me"},
+	"PriorityClass": {`"apiVersion": "scheduling.k8s.io/v1", "value": 7`, "7       false"},
+	"Lease":         {`"apiVersion": "coordination.k8s.io/v1", "spec": {"holderIdentity": "me"}`, "me"},
 }
 
 // A-1, A-12, A-13: kubectl applies, shows, explains, changes and deletes every kind.

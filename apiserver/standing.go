@@ -18,7 +18,7 @@ const (
 )
 
 // StandingObjects are what the API server itself brings into every cluster: Kubernetes' standing ClusterRoles and their
-// bindings, and the ServiceCIDR that says where ClusterIPs come from.
+// bindings, its own PriorityClasses, and the ServiceCIDR that says where ClusterIPs come from.
 func StandingObjects(services netip.Prefix) []api.Object {
 	var all []api.Object
 	for _, role := range standingRoles() {
@@ -37,6 +37,9 @@ func StandingObjects(services netip.Prefix) []api.Object {
 		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Now(),
 		Message: "Kubernetes default Service CIDR is ready",
 	}}
+	for _, class := range api.SystemPriorityClasses() {
+		all = append(all, class)
+	}
 	return append(all, cidr)
 }
 

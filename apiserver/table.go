@@ -49,6 +49,7 @@ var columns = map[*api.Kind][]column{
 	api.RoleBindings:         roleBindingColumns,
 	api.ClusterRoleBindings:  clusterRoleBindingColumns,
 	api.Leases:               leaseColumns,
+	api.PriorityClasses:      priorityClassColumns,
 }
 
 var nameColumn = column{

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"fmt"
 	"sort"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -189,6 +191,17 @@ func ingressHosts(in *networkingv1.Ingress) string {
 		return "*"
 	}
 	return strings.Join(all, ",")
+}
+
+var priorityClassColumns = []column{
+	number("Value", func(c *schedulingv1.PriorityClass) int64 { return int64(c.Value) }),
+	{name: "Global-Default", kind: "boolean", cell: func(obj api.Object, _ time.Time) any {
+		return obj.(*schedulingv1.PriorityClass).GlobalDefault
+	}},
+	ageColumn,
+	wide("PreemptionPolicy", func(c *schedulingv1.PriorityClass) string {
+		return string(*cmp.Or(c.PreemptionPolicy, new(corev1.PreemptionPolicy)))
+	}),
 }
 
 var ingressClassColumns = []column{

@@ -197,6 +197,9 @@ func (s *Server) prepareSub(c *call, obj, now api.Object) (api.Object, error) {
 		if err := s.admitGrant(c, obj, now); err != nil {
 			return nil, err
 		}
+		if err := s.admitPriorityClass(obj); err != nil {
+			return nil, err
+		}
 		c.warnOf(obj)
 	}
 	return obj, nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -73,7 +74,7 @@ func (c *accounts) reconcile(t *turn, name string) error {
 }
 
 // admit gives a pod that a controller makes what the API server's admission gives to everybody else's: its ServiceAccount with what
-// that brings, and the amounts that LimitRanges give.
+// that brings, its priority, and the amounts that LimitRanges give.
 func (t *turn) admitPod(pod *corev1.Pod) error {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {
@@ -86,6 +87,9 @@ func (t *turn) admitPod(pod *corev1.Pod) error {
 			fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", pod.Namespace, name, name))
 	}
 	api.UseServiceAccount(pod, account, t.engine.o.MountTokens)
+	if err := api.UsePriorityClass(pod, query[*schedulingv1.PriorityClass](t, api.PriorityClasses, store.Query{})); err != nil {
+		return err
+	}
 	for _, l := range query[*corev1.LimitRange](t, api.LimitRanges, store.Query{Namespace: pod.Namespace}) {
 		api.ApplyLimits(l, pod)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
@@ -55,6 +56,25 @@ func TestAControllersPodsHaveTheirAccount(t *testing.T) {
 		}
 		if m := pod.Spec.Containers[0].VolumeMounts; len(m) != 1 || m[0].MountPath != "/var/run/secrets/kubernetes.io/serviceaccount" {
 			t.Errorf("mounts: %v", m)
+		}
+	}, "n1")
+}
+
+// a pod that a controller makes has the priority of its class, and none is made for a class that is not there.
+func TestAControllersPodsHaveTheirPriority(t *testing.T) {
+	inLab(t, Config{}, func(l *lab) {
+		l.create(&schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 900})
+		for _, name := range []string{"high", "absent"} {
+			d := deployment(name, 1)
+			d.Spec.Template.Spec.PriorityClassName = name
+			l.create(d)
+		}
+		pods := list[*corev1.Pod](l.testCluster, api.Pods)
+		if len(pods) != 1 || pods[0].Spec.Priority == nil || *pods[0].Spec.Priority != 900 {
+			t.Errorf("got %v", pods)
+		}
+		if got := l.failures()["ReplicaSet"]; !strings.Contains(got, "is forbidden: no PriorityClass with name absent was found") {
+			t.Errorf("got %q", got)
 		}
 	}, "n1")
 }

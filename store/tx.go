@@ -129,7 +129,7 @@ func generational(k *api.Kind) bool {
 		return false
 	}
 	switch k.Group {
-	case "apps", "batch", "discovery.k8s.io", "networking.k8s.io", "policy":
+	case "apps", "batch", "discovery.k8s.io", "networking.k8s.io", "policy", "scheduling.k8s.io":
 		return true
 	}
 	return false
