@@ -52,8 +52,14 @@ func validateMore(obj Object) field.ErrorList {
 		return validateBudget(o)
 	case *coordinationv1.Lease:
 		return validateLease(o)
-	case *schedulingv1.PriorityClass:
-		return validatePriorityClass(o)
+	}
+	return validateRest(obj)
+}
+
+// validateRest is validateMore for classes of priority, and roles and their bindings.
+func validateRest(obj Object) field.ErrorList {
+	if class, ok := obj.(*schedulingv1.PriorityClass); ok {
+		return validatePriorityClass(class)
 	}
 	return validateRBAC(obj)
 }

@@ -42,12 +42,16 @@ func admitNamespace(from getter, obj api.Object) error {
 	return refused
 }
 
-// admitPod gives a new pod its ServiceAccount and what that brings, and the amounts that LimitRanges give.
-func (s *Server) admitPod(c *call, obj api.Object) error {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return nil
+// admitNew is what admission does to a new object before its defaults.
+func (s *Server) admitNew(c *call, obj api.Object) error {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		return s.admitPod(c, pod)
 	}
+	return s.admitPriorityClass(obj)
+}
+
+// admitPod gives a new pod its ServiceAccount and what that brings, its priority, and the amounts that LimitRanges give.
+func (s *Server) admitPod(c *call, pod *corev1.Pod) error {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {
 		name = pod.Spec.DeprecatedServiceAccount
@@ -62,13 +66,13 @@ func (s *Server) admitPod(c *call, obj api.Object) error {
 	case err == nil:
 		account = found.(*corev1.ServiceAccount)
 	case name != api.DefaultServiceAccount: // the default one may be on its way: a new namespace's first pod need not wait
-		return forbidden(obj, `error looking up service account %s/%s: serviceaccount "%s" not found`, pod.Namespace, name, name)
+		return forbidden(pod, `error looking up service account %s/%s: serviceaccount "%s" not found`, pod.Namespace, name, name)
 	}
 	api.UseServiceAccount(pod, account, s.cfg.MountTokens)
 	if err := api.UsePriorityClass(pod, s.priorityClasses()); err != nil {
 		return err
 	}
-	return s.applyLimits(c, obj)
+	return s.applyLimits(c, pod)
 }
 
 func (s *Server) priorityClasses() []*schedulingv1.PriorityClass {

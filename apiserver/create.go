@@ -69,10 +69,7 @@ func (s *Server) createObject(c *call, obj api.Object) (api.Object, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
 		normalizeClusterIPs(svc, nil)
 	}
-	if err := s.admitPod(c, obj); err != nil {
-		return nil, err
-	}
-	if err := s.admitPriorityClass(obj); err != nil {
+	if err := s.admitNew(c, obj); err != nil {
 		return nil, err
 	}
 	api.Default(obj)
