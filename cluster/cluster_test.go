@@ -351,7 +351,7 @@ func hostState(t *testing.T) string {
 	return b.String()
 }
 
-// The host's interfaces, addresses, routes, rules, nftables, sysctls and /etc stay as they are, while a cluster runs and after it.
+// P-59: the host's interfaces, addresses, routes, rules, nftables, sysctls and /etc stay as they are, while a cluster runs and after it.
 func TestTheHostIsNotTouched(t *testing.T) {
 	before := hostState(t)
 	t.Run("cluster", func(t *testing.T) {

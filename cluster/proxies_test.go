@@ -77,7 +77,6 @@ func TestAppProtocolIsKeptAndShown(t *testing.T) {
 			t.Errorf("port %s has the appProtocol %s of another", *p.Name, *p.AppProtocol)
 		}
 	}
-	//nolint:staticcheck // Endpoints are part of what is served
 	endpoints, err := core.Endpoints("default").Get(t.Context(), "shop", metav1.GetOptions{})
 	if err != nil || len(endpoints.Subsets) == 0 {
 		t.Fatalf("endpoints: %v, %v", endpoints, err)

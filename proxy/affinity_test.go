@@ -101,3 +101,23 @@ func TestAffinityIsOfThePortNotOfTheAddress(t *testing.T) {
 		t.Errorf("twelve clients all reached %v", others)
 	}
 }
+
+// P-18, P-36: a remembered endpoint that one traffic policy does not use any more is forgotten there, also while the other one still
+// falls back to it.
+func TestAffinityIsOfOneTrafficPolicy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b, client := r.pod(1), r.pod(2), r.pod(1)
+	svc := service("web", "10.96.0.20", nodePort(30080), externalLocal, sticky(10800))
+	r.put(svc, slice("web", ready(a)))
+	only(t, "the first choice", r.spread(client.ns, "tcp", "10.96.0.20:80", 5), "pod-1-1:8080")
+	only(t, "the first choice, Local", r.spread(r.outside, "tcp", "172.30.0.11:30080", 5), "pod-1-1:8080")
+	r.put(slice("web", terminating(a), ready(b)))
+	only(t, "Local falls back to what ends", r.spread(r.outside, "tcp", "172.30.0.11:30080", 5), "pod-1-1:8080")
+	only(t, "Cluster goes to what is ready", r.spread(client.ns, "tcp", "10.96.0.20:80", 5), "pod-2-1:8080")
+	r.put(slice("web", ready(a), ready(b)))
+	counts, err := r.nodes[0].proxy.Counts(t.Context(), nn("web"))
+	if must(t, err); len(counts) != 2 || counts[0].Connections != 10 || counts[1].Connections != 5 {
+		t.Errorf("got %+v, want both policies' connections in one count: 10 and 5", counts)
+	}
+}

@@ -61,8 +61,15 @@ func (s *side) counts(service types.NamespacedName) ([]Count, error) {
 		if err != nil {
 			return nil, err
 		}
+		at := map[endpoint]int{} // with affinity an endpoint has a handle for each policy
 		for _, slot := range port.all() {
-			out = append(out, Count{Port: port.label(), Endpoint: slot.Address, Pod: slot.Pod, Connections: counted[slot.handle]})
+			i, seen := at[slot.endpoint]
+			if !seen {
+				i = len(out)
+				at[slot.endpoint] = i
+				out = append(out, Count{Port: port.label(), Endpoint: slot.Address, Pod: slot.Pod})
+			}
+			out[i].Connections += counted[slot.handle]
 		}
 	}
 	return out, nil

@@ -179,24 +179,33 @@ func (p *planner) planPort(old *plannedService, d *desired, want desiredPort) pl
 		was = &plannedPort{}
 	}
 	p.growTo(max(len(want.Cluster), len(want.Local)))
+	shared := p.handles(was, port.class)
+	forCluster, forLocal := shared, shared
+	if port.class != 0 { // a choice is remembered by its handle, and each policy must forget its own, whatever the other still uses
+		forCluster, forLocal = p.handles(&plannedPort{}, port.class), p.handles(&plannedPort{}, port.class)
+	}
+	port.cluster = place(was.cluster, want.Cluster, forCluster)
+	port.local = place(was.local, want.Local, forLocal)
+	port.markHere(want.Here)
+	p.noteUDP(before, &port, p.addresses(d, &port))
+	return port
+}
+
+// handles gives an endpoint the handle that it has, or a new one.
+func (p *planner) handles(was *plannedPort, class int) func(endpoint) uint32 {
 	fresh := map[endpoint]uint32{}
-	handle := func(e endpoint) uint32 {
+	return func(e endpoint) uint32 {
 		if h, ok := was.handle(e); ok {
 			return h
 		}
 		if h, ok := fresh[e]; ok {
 			return h
 		}
-		h := p.nextHandle | uint32(port.class)<<classShift
+		h := p.nextHandle | uint32(class)<<classShift
 		p.nextHandle++
 		fresh[e] = h
 		return h
 	}
-	port.cluster = place(was.cluster, want.Cluster, handle)
-	port.local = place(was.local, want.Local, handle)
-	port.markHere(want.Here)
-	p.noteUDP(before, &port, p.addresses(d, &port))
-	return port
 }
 
 // class returns the class of handles for an affinity timeout: the one that has it, else a free one. With all fifteen in use by
