@@ -71,8 +71,9 @@ func newChains(f family, verbs []verb) []chain {
 // linux is the kernel of one network namespace, over lasting netlink sockets that were opened inside it.
 type linux struct {
 	family family
-	mu     sync.Mutex // guards both sockets: an answer must not be taken by another's question
-	conn   *nftables.Conn
+	mu     sync.Mutex     // guards the sockets: an answer must not be taken by another's question
+	conn   *nftables.Conn // speaks over socket
+	socket *netlink.Conn
 	dumps  *netlink.Conn
 	others *netlink.Conn // on which the kernel tells what others do
 	table  *nftables.Table
@@ -89,11 +90,16 @@ func openKernel(ns *netns.NS, f family) (*linux, error) {
 	err := ns.Do(func() error {
 		var err error
 		own := make([]uint32, 2)
-		number := func(c *netlink.Conn) (err error) {
-			own[0], err = portID(c)
-			return errors.Join(err, c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
+		if k.socket, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+			return err
 		}
-		if k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(number)); err != nil {
+		if own[0], err = portID(k.socket); err != nil {
+			return err
+		}
+		if err = errors.Join(k.socket.SetWriteBuffer(socketBuffer), k.socket.SetReadBuffer(socketBuffer)); err != nil {
+			return err
+		}
+		if k.conn, err = newWire(k.socket); err != nil {
 			return err
 		}
 		if k.dumps, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
@@ -114,8 +120,8 @@ func openKernel(ns *netns.NS, f family) (*linux, error) {
 // Close closes the sockets; the table stays.
 func (k *linux) Close() error {
 	var errs []error
-	if k.conn != nil {
-		errs = append(errs, k.conn.CloseLasting())
+	if k.socket != nil {
+		errs = append(errs, k.socket.Close())
 	}
 	if k.dumps != nil {
 		errs = append(errs, k.dumps.Close())

@@ -2,12 +2,15 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"kubarium.dev/node/netns"
 )
@@ -86,5 +89,46 @@ func TestTheTableAsTextAndInTheKernelAreTheSame(t *testing.T) {
 	}
 	if d := cmp.Diff(p.table(), got.Elements); d != "" {
 		t.Errorf("plan (-) and kernel (+) differ:\n%s", d)
+	}
+}
+
+// A process that serves many pods has thousands of descriptors, and a proxy's may be among the last. (The library that makes the
+// messages panicked at a descriptor of 1,024 or more.)
+func TestAProxysSocketsMayHaveAnyDescriptor(t *testing.T) {
+	t.Parallel()
+	ns := newNS(t)
+	for {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if f.Fd() > 1100 {
+			break
+		}
+	}
+	k := openTestKernel(t, ns)
+	p := newPlanner(4, nil)
+	for _, d := range sampleServices() {
+		p.set(d.Name, d)
+	}
+	p.finish()
+	b := batch{Declare: true, Chains: ruleset(testNetwork, p.shapes), Verbs: diff(nil, p.all())}
+	if err := k.apply(b); err != nil {
+		t.Fatal(err)
+	}
+	got, err := k.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(p.table(), got.Elements); d != "" || got.Rules == 0 {
+		t.Errorf("%d rules; plan (-) and kernel (+) differ:\n%s", got.Rules, d)
+	}
+	b.Verbs = []verb{{opDelete, element{elemKey{mapSizes, packMark(4711)}, elemValue{}}}}
+	if err := k.apply(b); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("an element that is not there was deleted: %v", err)
+	}
+	if err := k.apply(batch{Verbs: diff(nil, p.all())}); err != nil {
+		t.Errorf("after a failure: %v", err)
 	}
 }
