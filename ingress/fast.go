@@ -110,6 +110,11 @@ func (f *front) serve(ctx *fasthttp.RequestCtx) {
 	default:
 		x.forward()
 	}
+	if x.framing.length == -1 {
+		// The library takes a line feed alone for the end of a chunked body's trailers, and of a line of theirs, and takes folded
+		// lines: where another reader sees the beginning of the next request. So there is no next request.
+		ctx.Response.SetConnectionClose()
+	}
 	if stream, ok := ctx.Response.BodyStream().(*answerBody); ok {
 		stream.x = x // counted when the answer has been sent
 		return
