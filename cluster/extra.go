@@ -29,6 +29,10 @@ func (c *Cluster) extra() http.Handler {
 	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/ingresses/{name}/why", answer(func(r *http.Request) (any, error) {
 		return c.WhyIngress(r.Context(), serviceOf(r))
 	}))
+	mux.HandleFunc("GET /kubarium/v1/why", answer(func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		return c.WhyPacket(q.Get("from"), q.Get("namespace"), q.Get("protocol"), q.Get("to"))
+	}))
 	mux.HandleFunc("POST /kubarium/v1/namespaces/{ns}/services/{name}/traffic", c.handleTraffic)
 	c.extraNames(mux)
 	mux.HandleFunc("GET /kubarium/v1/images", answer(func(*http.Request) (any, error) { return c.images.List(), nil }))

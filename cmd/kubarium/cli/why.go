@@ -12,11 +12,15 @@ import (
 )
 
 func (a *app) whyCommand() *cobra.Command {
-	var namespace, output string
+	var namespace, output, from string
 	c := &cobra.Command{
-		Use: "why svc/NAME|ing/NAME", Short: "Say for each pod why the Service leads to it, or why not; where an Ingress leads, and what is wrong",
-		Args: args(1, "kubarium why svc/NAME|ing/NAME [-n NAMESPACE]"),
+		Use:   "why svc/NAME|ing/NAME|PROTOCOL://ADDRESS:PORT",
+		Short: "Say for each pod why the Service leads to it, or why not; where an Ingress leads, and what is wrong; which rules a packet meets",
+		Args:  args(1, "kubarium why svc/NAME|ing/NAME|tcp://ADDRESS:PORT [--from pod/NAME|node/NAME|outside] [-n NAMESPACE]"),
 		RunE: func(cmd *cobra.Command, words []string) error {
+			if _, _, ok := packetTarget(words[0]); ok {
+				return a.whyPacket(cmd.Context(), words[0], from, namespace, output)
+			}
 			if name, ok := ingressName(words[0]); ok {
 				return a.whyIngress(cmd.Context(), name, namespace, output)
 			}
@@ -45,7 +49,8 @@ func (a *app) whyCommand() *cobra.Command {
 		},
 	}
 	c.AddCommand(a.whyDNSCommand())
-	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's or Ingress's namespace")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the Service's, Ingress's or pod's namespace")
+	c.Flags().StringVar(&from, "from", "", "where a packet comes from: pod/NAME, node/NAME or outside; by default a node")
 	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return c
 }
