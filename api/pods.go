@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -30,6 +32,18 @@ func PodTerminating(pod *corev1.Pod) bool { return pod.DeletionTimestamp != nil 
 
 // PodActive tells whether the pod counts as one of its ReplicaSet's: neither ended nor going.
 func PodActive(pod *corev1.Pod) bool { return !PodTerminal(pod) && !PodTerminating(pod) }
+
+// ServingContainers are those of a pod's containers that run on beside one another, whose ports are the pod's: its containers, and
+// the init containers that are restarted (E-12).
+func ServingContainers(pod *corev1.Pod) []corev1.Container {
+	all := slices.Clip(pod.Spec.Containers)
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, c)
+		}
+	}
+	return all
+}
 
 // Headless tells whether the Service has no address of its own: its name answers with the addresses of its pods.
 func Headless(svc *corev1.Service) bool { return svc.Spec.ClusterIP == corev1.ClusterIPNone }

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"kubarium.dev/api"
 )
 
 // resolvePorts finds the number of each of a Service's ports in one pod; a named port that the pod does not have is left out.
@@ -30,13 +32,7 @@ func targetNumber(p corev1.ServicePort, pod *corev1.Pod) int32 {
 	if p.TargetPort.Type == intstr.Int {
 		return cmp.Or(p.TargetPort.IntVal, p.Port)
 	}
-	containers := slices.Clone(pod.Spec.Containers)
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways { // E-12
-			containers = append(containers, c)
-		}
-	}
-	for _, c := range containers {
+	for _, c := range api.ServingContainers(pod) {
 		for _, cp := range c.Ports {
 			if cp.Name == p.TargetPort.StrVal && cmp.Or(cp.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
 				return cp.ContainerPort

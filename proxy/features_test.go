@@ -63,7 +63,12 @@ func TestNetworkPoliciesIsolatePods(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	web, friend, foe := r.pod(1), r.pod(2), r.pod(1)
-	r.put(policyPod(web, "web"), policyPod(friend, "friend"), policyPod(foe, "foe"),
+	sidecar := func(p *corev1.Pod) {
+		always := corev1.ContainerRestartPolicyAlways
+		p.Spec.InitContainers = []corev1.Container{{RestartPolicy: &always, Ports: []corev1.ContainerPort{{Name: "side", ContainerPort: 9090}}},
+			{Ports: []corev1.ContainerPort{{Name: "side", ContainerPort: 8080}}}} // one that has ended
+	}
+	r.put(policyPod(web, "web", sidecar), policyPod(friend, "friend"), policyPod(foe, "foe"),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"team": "a"}}},
 		service("web", "10.96.0.20", nodePort(30080), externalLocal), slice("web", ready(web)))
 	at, service := web.ip.String()+":8080", "10.96.0.20:80"
@@ -116,6 +121,11 @@ func TestNetworkPoliciesIsolatePods(t *testing.T) {
 	ingress([]networkingv1.NetworkPolicyPort{{Port: port(8081), EndPort: &end}, {Protocol: &udp}})
 	passes("range", foe, "tcp", web.ip.String()+":9090")
 	passes("protocol", foe, "udp", at)
+	r.dropped(foe.ns, "tcp", at)
+
+	side := intstr.FromString("side")
+	ingress([]networkingv1.NetworkPolicyPort{{Port: &side}})
+	passes("a sidecar's port by its name", foe, "tcp", web.ip.String()+":9090")
 	r.dropped(foe.ns, "tcp", at)
 
 	ingress(nil, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"10.244.2.0/24"}}})

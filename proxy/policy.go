@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/api"
 )
 
 // policies holds what NetworkPolicies, pods and namespaces say, and the elements that follow for each family's table.
@@ -219,7 +221,7 @@ func namedPorts(pod *corev1.Pod, names map[string]struct{}) string {
 		return ""
 	}
 	var out []string
-	for _, c := range pod.Spec.Containers {
+	for _, c := range api.ServingContainers(pod) {
 		for _, p := range c.Ports {
 			if _, used := names[p.Name]; used && p.Name != "" {
 				out = append(out, string(append([]byte(p.Name+"="), packNodePort(protocolNumber(p.Protocol), uint16(p.ContainerPort))...)))
