@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -55,23 +54,14 @@ func (a *app) daemonCommand() *cobra.Command {
 	return c
 }
 
-// gcPercent is how much garbage the daemon lets lie beside what it holds, in percent of that. Go's own 100 makes a cluster of 20,000
-// Services half as large again; less makes writes slower. GOGC in the environment wins.
-const gcPercent = 50
-
-// thrifty sets the daemon's measure of garbage.
-func thrifty() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-}
-
 func (a *app) runDaemon(ctx context.Context, d daemonFlags) error {
 	pipe := os.NewFile(reportFD, "report")
 	if pipe == nil {
 		return failf(exitUsage, "use: kubarium up", "the daemon is started by kubarium up")
 	}
-	thrifty()
+	life, end := context.WithCancel(ctx)
+	defer end()
+	go tidy(life)
 	enc := json.NewEncoder(pipe)
 	c, err := a.startCluster(ctx, d, func(s cluster.Stage) { enc.Encode(reportLine{Stage: &s}) })
 	if err != nil {
@@ -80,7 +70,6 @@ func (a *app) runDaemon(ctx context.Context, d daemonFlags) error {
 	}
 	enc.Encode(reportLine{Ready: true})
 	pipe.Close()
-	debug.FreeOSMemory() // what only the start needed
 	select {
 	case <-ctx.Done():
 	case <-c.Done():
