@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -61,6 +63,16 @@ func attack(words []string) {
 		"ask the kernel for a reset":     func() error { return writeAny("/proc/sysrq-trigger") },
 		"read the kernel's log":          func() error { _, err := unix.Klogctl(3, make([]byte, 100)); return err },
 		"set the time":                   func() error { return unix.Settimeofday(&unix.Timeval{Sec: 1}) },
+		"make a user namespace":          func() error { return newNamespace(unix.CLONE_NEWUSER) },
+		"make a cgroup namespace":        func() error { return newNamespace(unix.CLONE_NEWCGROUP) },
+		"open a file system":             func() error { return openFileSystem("cgroup2", "proc", "sysfs", "tmpfs", "mqueue") },
+		"load a program into the kernel": func() error { return bpf() },
+		"watch the machine's events":     func() error { return perf() },
+		"copy a file of process 1":       func() error { return fileOfOne() },
+		"read the memory of 1 another way": func() error {
+			_, err := unix.ProcessVMReadv(1, []unix.Iovec{{Base: new(byte), Len: 1}}, []unix.RemoteIovec{{Base: 0x400000, Len: 1}}, 0)
+			return err
+		},
 	} {
 		if err := try(); err == nil {
 			fmt.Println(what)
@@ -81,6 +93,56 @@ func readFile(path string) error {
 
 func socket(family, kind, proto int) error {
 	fd, err := unix.Socket(family, kind, proto)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+// newNamespace asks in a process of its own: a thread of many may not.
+func newNamespace(kind uintptr) error {
+	cmd := exec.Command("/bin/true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: kind}
+	return cmd.Run()
+}
+
+func openFileSystem(kinds ...string) error {
+	err := error(unix.ENOENT)
+	for _, kind := range kinds {
+		var fd int
+		if fd, err = unix.Fsopen(kind, unix.FSOPEN_CLOEXEC); err == nil {
+			return unix.Close(fd)
+		}
+	}
+	return err
+}
+
+// bpf makes the map that every program for the kernel begins with.
+func bpf() error {
+	const mapCreate, array = 0, 2
+	attr := [4]uint32{array, 4, 4, 1}
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, mapCreate, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// perf counts what the whole machine does on its first CPU.
+func perf() error {
+	fd, err := unix.PerfEventOpen(&unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}, -1, 0, -1, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+func fileOfOne() error {
+	one, err := unix.PidfdOpen(1, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(one)
+	fd, err := unix.PidfdGetfd(one, 3, 0)
 	if err == nil {
 		unix.Close(fd)
 	}

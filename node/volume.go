@@ -41,6 +41,11 @@ func (v *volumes) pod(uid types.UID) (string, error) {
 		if err := os.MkdirAll(v.dir, 0o700); err != nil {
 			return "", err
 		}
+		dir, err := filepath.EvalSymlinks(v.dir) // containers refuse what has a link in its path
+		if err != nil {
+			return "", err
+		}
+		v.dir = dir
 		if err := unix.Mount("tmpfs", v.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 			return "", fmt.Errorf("mount the volumes' folder: %w", err)
 		}
@@ -272,15 +277,22 @@ func (n *Node) createHostPath(v *corev1.HostPathVolumeSource) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(parent, filepath.Base(v.Path))
-	if *v.Type == corev1.HostPathDirectoryOrCreate {
-		return path, os.Mkdir(path, 0o755)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	name := filepath.Base(v.Path)
+	path := filepath.Join(parent, name)
+	// A pod that may write above could put a link in the way meanwhile.
+	dir, err := unix.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
-		return "", err
+		return "", &os.PathError{Op: "open", Path: parent, Err: err}
 	}
-	return path, f.Close()
+	defer unix.Close(dir)
+	if *v.Type == corev1.HostPathDirectoryOrCreate {
+		return path, os.NewSyscallError("mkdir "+path, unix.Mkdirat(dir, name, 0o755))
+	}
+	f, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return "", &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	return path, unix.Close(f)
 }
 
 func checkHostPath(v *corev1.HostPathVolumeSource, path string) error {

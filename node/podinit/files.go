@@ -17,8 +17,9 @@ const (
 	tmpfsSize = "size=512m,mode=755"
 )
 
-// hidden folders are empty in every container: users' files, and the sockets and pid files of the host's services.
-var hidden = []string{"/root", "/home", "/run", "/tmp", "/mnt", "/media", "/boot", "/lost+found", "/var/run", "/var/tmp"}
+// hidden folders are empty in every container: users' files, the sockets and pid files of the host's services, and the machine's keys.
+var hidden = []string{"/root", "/home", "/run", "/tmp", "/mnt", "/media", "/boot", "/lost+found", "/var/run", "/var/tmp",
+	"/etc/ssl/private", "/etc/ssh", "/etc/wireguard", "/etc/NetworkManager/system-connections"}
 
 // fault says which step failed.
 func fault(what string, err error) error {
@@ -259,6 +260,9 @@ func (v *view) entry(path string) error {
 		}
 		return fault("link "+path, syscall.Symlink(string(to[:n]), root+path))
 	case syscall.S_IFREG:
+		if isPasswords(path) {
+			return withoutPasswords(path, root)
+		}
 		return bindFile(path)
 	case syscall.S_IFDIR:
 		return v.folder(path)
@@ -326,6 +330,13 @@ func overlay(path string) error {
 	if syscall.Stat(path, &st) == nil {
 		syscall.Chmod(up, st.Mode&0o7777)
 	}
+	for _, file := range passwords {
+		if file[:lastByte(file, '/')] == path {
+			if err := withoutPasswords(file, upper); err != nil {
+				return err
+			}
+		}
+	}
 	options := "lowerdir=" + escape(path) + ",upperdir=" + escape(up) + ",workdir=" + escape(wk) + ",userxattr"
 	if syscall.Mount("overlay", root+path, "overlay", syscall.MS_NODEV, options) == nil {
 		return nil
@@ -357,6 +368,47 @@ func bindFile(path string) error {
 		return syscall.Unlink(root + path)
 	}
 	return fault("make "+path+" read-only", protect(root+path))
+}
+
+// passwords are the files that only root reads, whose number a container of root's cluster has.
+var passwords = []string{"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-"}
+
+func isPasswords(path string) bool {
+	for _, p := range passwords {
+		if p == path {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutPasswords makes the file below another root with the names alone: programs such as su need those. Whoever may not read
+// the host's gets no copy.
+func withoutPasswords(path, below string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var out []byte
+	for _, line := range split(string(raw), '\n') {
+		fields := split(line, ':')
+		for i, field := range fields {
+			switch {
+			case i == 1:
+				field = ":*"
+			case i > 0:
+				field = ":" + field
+			}
+			out = append(out, field...)
+		}
+		if line != "" {
+			out = append(out, '\n')
+		}
+	}
+	if err := writeFile(below+path, string(out)); err != nil {
+		return err
+	}
+	return fault("close "+path, syscall.Chmod(below+path, 0o600))
 }
 
 // cover empties the hidden folders that lie inside an overlay, and opens the folders everyone may write to.

@@ -48,11 +48,15 @@ func setAttr(path string, set uint64) error {
 }
 
 // makeProc mounts the container's own /proc. What in it speaks of the whole machine is read-only or empty: a container of
-// root's cluster runs under root's number, and the kernel asks for no more than that in places.
+// root's cluster runs under root's number, and the kernel asks for no more than that in places. So nobody inside makes a user
+// namespace either: its maker may mount the cgroups, whose files are root's number's. The limit is this user namespace's own.
 func makeProc() error {
 	const proc = root + "/proc"
 	if err := syscall.Mount("proc", proc, "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, ""); err != nil {
 		return fault("mount /proc", err)
+	}
+	if err := writeFile(proc+"/sys/user/max_user_namespaces", "0"); err != nil {
+		return fault("forbid user namespaces", err)
 	}
 	for _, name := range []string{"/sys", "/sysrq-trigger", "/irq", "/bus", "/fs"} {
 		if err := syscall.Mount(proc+name, proc+name, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {

@@ -15,6 +15,7 @@ const (
 	atEmptyPath    = 0x1000
 	moveFromFD     = 0x4  // MOVE_MOUNT_F_EMPTY_PATH
 	moveToLink     = 0x10 // MOVE_MOUNT_T_SYMLINKS
+	resolveNoLinks = 0x04 // RESOLVE_NO_SYMLINKS, and with it the links of /proc
 	resolveBeneath = 0x08
 	oPath          = 0x200000
 	mountAttrNoDev = 0x4
@@ -23,7 +24,7 @@ const (
 
 // Mount shows a folder or a file of the host in the container.
 type Mount struct {
-	Source   string
+	Source   string // without a link in it: who may write above it could lead elsewhere after it was looked at
 	SubPath  string // below Source, what is shown of it; made as a folder where it is missing. Links in it cannot lead out
 	Target   string
 	ReadOnly bool
@@ -50,7 +51,7 @@ func take(mounts []Mount) ([]tree, error) {
 }
 
 func (m Mount) take() (tree, error) {
-	fd, err := syscall.Open(m.Source, oPath|syscall.O_CLOEXEC, 0)
+	fd, err := openat2(currentFolder, m.Source, resolveNoLinks)
 	if err != nil {
 		return tree{}, err
 	}
@@ -84,7 +85,7 @@ func (m Mount) take() (tree, error) {
 
 // openBelow opens a path below a folder, making folders where there is nothing; what would lead out of it is refused.
 func openBelow(dir int, path string) (int, error) {
-	fd, err := openat2(dir, path)
+	fd, err := openat2(dir, path, resolveBeneath)
 	if err != syscall.ENOENT {
 		return fd, err
 	}
@@ -94,7 +95,7 @@ func openBelow(dir int, path string) (int, error) {
 		}
 		parent, name := dir, path[:i]
 		if j := lastByte(name, '/'); j >= 0 {
-			if parent, err = openat2(dir, name[:j]); err != nil {
+			if parent, err = openat2(dir, name[:j], resolveBeneath); err != nil {
 				return -1, err
 			}
 			name = name[j+1:]
@@ -107,15 +108,15 @@ func openBelow(dir int, path string) (int, error) {
 			return -1, err
 		}
 	}
-	return openat2(dir, path)
+	return openat2(dir, path, resolveBeneath)
 }
 
-func openat2(dir int, path string) (int, error) {
+func openat2(dir int, path string, resolve uint64) (int, error) {
 	p, err := syscall.BytePtrFromString(path)
 	if err != nil {
 		return -1, err
 	}
-	how := [3]uint64{oPath | syscall.O_CLOEXEC, 0, resolveBeneath}
+	how := [3]uint64{oPath | syscall.O_CLOEXEC, 0, resolve}
 	fd, _, errno := syscall.Syscall6(sysOpenat2, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
 	if errno != 0 {
 		return -1, errno

@@ -44,7 +44,18 @@ type box struct {
 	main podinit.Event // the last that was told of the main command
 }
 
+// start makes a container.
 func start(t testing.TB, s podinit.Setup) *box {
+	t.Helper()
+	b := begin(t, s)
+	if e, _ := b.receive(); e.Kind != podinit.Ready {
+		t.Fatalf("got %+v, want ready", e)
+	}
+	return b
+}
+
+// begin starts a first process and tells it what to make.
+func begin(t testing.TB, s podinit.Setup) *box {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -73,9 +84,6 @@ func start(t testing.TB, s podinit.Setup) *box {
 	}
 	t.Cleanup(func() { b.conn.Close(); b.cmd.Wait() })
 	b.send(s.Pack())
-	if e, _ := b.receive(); e.Kind != podinit.Ready {
-		t.Fatalf("got %+v, want ready", e)
-	}
 	return b
 }
 
@@ -179,10 +187,60 @@ func TestAContainerHasItsOwnViewOfTheMachine(t *testing.T) {
 		"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused": "refused",
 		"chmod 000 /dev/null 2>/dev/null || echo refused":               "refused",
 		"cat /proc/1/environ 2>/dev/null || echo refused":               "refused",
+		"unshare -U true 2>/dev/null || echo refused":                   "refused",
 	} {
 		if got := b.sh(script + "; true"); got != want {
 			t.Errorf("%s: got %q, want %q", script, got, want)
 		}
+	}
+}
+
+// N-18: what was looked at may be a link by the time it is opened.
+func TestASourceWithALinkInItsPathIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/real", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("real", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/real/file", []byte("mine"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for source, fine := range map[string]bool{
+		dir + "/real": true, dir + "/link": false, dir + "/link/file": false, fmt.Sprintf("/proc/%d/root", os.Getpid()): false,
+	} {
+		b := begin(t, podinit.Setup{Hostname: "a", Mounts: []podinit.Mount{{Source: source, Target: "/mnt/x"}}})
+		e, _ := b.receive()
+		if fine := map[bool]podinit.EventKind{true: podinit.Ready, false: podinit.Failed}[fine]; e.Kind != fine {
+			t.Errorf("%s: got %c %s", source, e.Kind, e.Text)
+		}
+		if e.Kind == podinit.Failed && !strings.Contains(e.Text, "too many levels of symbolic links") {
+			t.Errorf("%s: got %s", source, e.Text)
+		}
+	}
+}
+
+// N-18: the machine's passwords and keys are not shown, even to root's number.
+func TestPasswordsAndKeysAreNotShown(t *testing.T) {
+	t.Parallel()
+	b := start(t, podinit.Setup{Hostname: "a"})
+	if got := b.sh("ls -A /etc/ssh /etc/ssl/private 2>/dev/null | grep -v :$ | grep .; true"); got != "" {
+		t.Errorf("keys: got %s", got)
+	}
+	if os.Getenv(inside) != "" {
+		return // an ordinary user could not read them anyway
+	}
+	users, err := os.ReadFile("/etc/shadow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.sh("wc -l </etc/shadow; stat -c %a /etc/shadow"), fmt.Sprintf("%d\n600", bytes.Count(users, []byte("\n"))); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := b.sh("cut -d: -f2 /etc/shadow | sort -u"); got != "*" {
+		t.Errorf("got %s", got)
 	}
 }
 
