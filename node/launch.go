@@ -179,7 +179,7 @@ func (w *worker) beginEarly(ns *netns.NS) {
 		return
 	}
 	user, err := identify(w.pod, first, p.user)
-	if err != nil || !user.usual() {
+	if err != nil || !user.usual() || w.n.volumes.mount() != nil { // it sees the mounts that are there now, and below the shared one
 		return
 	}
 	early := make(chan *sandbox, 1)

@@ -30,26 +30,35 @@ type volumes struct {
 
 var errNoState = errors.New("this node has no folder for volumes")
 
-// pod is the folder of a pod's volumes.
-func (v *volumes) pod(uid types.UID) (string, error) {
-	if v.dir == "" {
-		return "", errNoState
-	}
+// mount makes the tmpfs, unless it is there.
+func (v *volumes) mount() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.mounted {
-		if err := os.MkdirAll(v.dir, 0o700); err != nil {
-			return "", err
-		}
-		dir, err := filepath.EvalSymlinks(v.dir) // containers refuse what has a link in its path
-		if err != nil {
-			return "", err
-		}
-		v.dir = dir
-		if err := unix.Mount("tmpfs", v.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
-			return "", fmt.Errorf("mount the volumes' folder: %w", err)
-		}
-		v.mounted = true
+	if v.dir == "" {
+		return errNoState
+	}
+	if v.mounted {
+		return nil
+	}
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+		return err
+	}
+	dir, err := filepath.EvalSymlinks(v.dir) // containers refuse what has a link in its path
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("mount the volumes' folder: %w", err)
+	}
+	v.dir, v.mounted = dir, true
+	// A container's first process may be there before its pod's volumes: what is mounted in here later comes to it.
+	return os.NewSyscallError("share the volumes' folder", unix.Mount("", dir, "", unix.MS_SHARED, ""))
+}
+
+// pod is the folder of a pod's volumes.
+func (v *volumes) pod(uid types.UID) (string, error) {
+	if err := v.mount(); err != nil {
+		return "", err
 	}
 	dir := filepath.Join(v.dir, string(uid))
 	return dir, os.MkdirAll(dir, 0o755)

@@ -87,6 +87,28 @@ func TestContainersOfAPodShareAnEmptyDirThatEndsWithThePod(t *testing.T) {
 	}
 }
 
+// N-7: a container's first process is started while the pod's network is made, before the volumes are: it sees them all the same, at
+// the first attempt.
+func TestTheFirstPodOfANodeFindsItsVolumes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	for _, name := range []string{"first", "second"} {
+		pod := commandPod(name, "sh", "-c", "echo $(df --output=size /small) >/data/new; mv /data/new /data/size; "+stay)
+		pod.Spec.Volumes = []corev1.Volume{
+			{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			{Name: "small", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: ptr(resource.MustParse("64Ki"))}}},
+		}
+		pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}, {Name: "small", MountPath: "/small"}}
+		b.create(pod)
+		b.awaitReady(pod)
+		b.until("the first words of "+name, func() bool { _, err := b.execIn(pod, "main", "cat", "/data/size"); return err == nil })
+		b.expect(pod, "main", "cat /data/size", "1K-blocks 64")
+		if n := b.reasons(pod)["Failed"]; n > 0 {
+			t.Errorf("%s: %d attempts failed: %s", name, n, b.message(pod, "Failed"))
+		}
+	}
+}
+
 // N-7: whole at once, and only what was asked for.
 func TestAConfigMapVolumeFollowsItsConfigMap(t *testing.T) {
 	t.Parallel()
