@@ -50,7 +50,7 @@ func (s *Server) admitNew(c *call, obj api.Object) error {
 	return s.admitPriorityClass(obj)
 }
 
-// admitPod gives a new pod its ServiceAccount and what that brings, its priority, and the amounts that LimitRanges give.
+// admitPod gives a new pod its ServiceAccount and what that brings, a while on a lost node, its priority, and the amounts that LimitRanges give.
 func (s *Server) admitPod(c *call, pod *corev1.Pod) error {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {
@@ -69,6 +69,7 @@ func (s *Server) admitPod(c *call, pod *corev1.Pod) error {
 		return forbidden(pod, `error looking up service account %s/%s: serviceaccount "%s" not found`, pod.Namespace, name, name)
 	}
 	api.UseServiceAccount(pod, account, s.cfg.MountTokens)
+	api.TolerateLostNodes(pod, s.cfg.Toleration)
 	if err := api.UsePriorityClass(pod, s.priorityClasses()); err != nil {
 		return err
 	}

@@ -102,6 +102,9 @@ func TestAPodGetsItsServiceAccount(t *testing.T) {
 		mounts[0].MountPath != "/var/run/secrets/kubernetes.io/serviceaccount" || mounts[0].Name != p.Spec.Volumes[0].Name {
 		t.Errorf("got %+v", p.Spec)
 	}
+	if all := p.Spec.Tolerations; len(all) != 2 || *all[0].TolerationSeconds != 300 || *all[1].TolerationSeconds != 300 {
+		t.Errorf("lost nodes: got %+v", all) // N-3
+	}
 	silent, no := pod("b"), false
 	silent.Spec.AutomountServiceAccountToken = &no
 	if p, err = client.Pods("dev").Create(t.Context(), silent, metav1.CreateOptions{}); err != nil || len(p.Spec.Volumes) != 0 {

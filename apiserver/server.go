@@ -54,6 +54,8 @@ type Config struct {
 
 	// MountTokens gives every new pod the volume with its ServiceAccount's token. The nodes must be able to make it (Token).
 	MountTokens bool
+	// Toleration is for how long new pods that say nothing of it stay on a lost node, rounded up to whole seconds; zero is 300 s.
+	Toleration time.Duration
 }
 
 // Server answers Kubernetes' HTTP API. Make one with New; it is safe for any number of requests at once.

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -154,21 +153,10 @@ func stayFor(pod *corev1.Pod, taint corev1.Taint) (time.Duration, bool) {
 	return time.Duration(min(least, int64(math.MaxInt64/time.Second))) * time.Second, true
 }
 
-// tolerateForAWhile lets a pod that says nothing of lost nodes stay on one for a while, as Kubernetes' admission does.
-func (o Config) tolerateForAWhile(pod *corev1.Pod) {
-	after := o.EvictAfter
-	if after <= 0 {
-		after = time.Duration(float64(defaultToleration) * o.nodeGrace().Seconds() / defaultNodeGrace.Seconds())
+// Toleration is for how long pods that say nothing of lost nodes stay on one: EvictAfter, or its default.
+func (o Config) Toleration() time.Duration {
+	if o.EvictAfter > 0 {
+		return o.EvictAfter
 	}
-	seconds := int64((after + time.Second - 1) / time.Second)
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		spoken := slices.ContainsFunc(pod.Spec.Tolerations, func(tol corev1.Toleration) bool {
-			return (tol.Key == key || tol.Key == "") && (tol.Effect == corev1.TaintEffectNoExecute || tol.Effect == "")
-		})
-		if !spoken {
-			pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
-			})
-		}
-	}
+	return time.Duration(float64(defaultToleration) * o.nodeGrace().Seconds() / defaultNodeGrace.Seconds())
 }

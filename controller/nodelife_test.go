@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
 	"kubarium.dev/store"
@@ -312,27 +311,20 @@ func TestHowLongATaintIsTolerated(t *testing.T) {
 	}
 }
 
-// N-3: who says nothing of lost nodes is given Kubernetes' tolerations; who does keeps his own.
-func TestPodsTolerateALostNodeForAWhile(t *testing.T) {
+// N-3: the time goes with the grace, unless it is said.
+func TestTheTolerationGoesWithTheGrace(t *testing.T) {
 	t.Parallel()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
-	pod.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}}
-	Config{}.tolerateForAWhile(pod)
-	Config{}.tolerateForAWhile(pod)
-	for grace, want := range map[time.Duration]int64{0: 300, 2 * time.Second: 15, time.Millisecond: 1} {
-		p := &corev1.Pod{}
-		Config{NodeGrace: grace}.tolerateForAWhile(p)
-		if got := *p.Spec.Tolerations[0].TolerationSeconds; got != want {
-			t.Errorf("with a grace of %v: got %d s, want %d s", grace, got, want)
+	for _, tc := range []struct {
+		o    Config
+		want time.Duration
+	}{
+		{Config{}, 300 * time.Second},
+		{Config{NodeGrace: 2 * time.Second}, 15 * time.Second},
+		{Config{NodeGrace: 2 * time.Second, EvictAfter: time.Second}, time.Second},
+	} {
+		if got := tc.o.Toleration(); got != tc.want {
+			t.Errorf("%+v: got %v, want %v", tc.o, got, tc.want)
 		}
-	}
-	seconds := int64(300)
-	want := []corev1.Toleration{
-		{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists},
-		{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds},
-	}
-	if d := cmp.Diff(want, pod.Spec.Tolerations); d != "" {
-		t.Error(d)
 	}
 }
 

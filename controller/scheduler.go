@@ -156,7 +156,6 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 		return t.record(pod, happening{component: defaultScheduler, warning: true, reason: "FailedScheduling", message: reason})
 	}
 	bound.Spec.NodeName, bound.Status.NominatedNodeName = best.node.Name, ""
-	t.engine.o.tolerateForAWhile(bound)
 	setPodCondition(bound, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, t.now)
 	if err := t.update(bound); err != nil {
 		return err
