@@ -46,6 +46,7 @@ type places struct {
 type endpoint struct {
 	address string
 	pod     string // namespace/name, "" when unknown
+	secure  bool   // connections of HTTP/1.1 begin with TLS
 	pool    pool
 }
 
@@ -87,6 +88,7 @@ func locate(b *Backend, svc *corev1.Service, eps []*discoveryv1.EndpointSlice, o
 		if e := known[found.address]; e != nil && e.pod == found.pod {
 			found = e
 		}
+		found.secure = p.speak == speakHTTPS
 		p.endpoints = append(p.endpoints, found)
 	}
 	if len(p.endpoints) == 0 {

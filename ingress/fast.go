@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -40,6 +39,8 @@ type exchange struct {
 	http10  bool
 	tried   []*endpoint
 	began   bool // a part of the body has been taken from the client
+	// sentLater: the answer's body is sent, and the request counted, by another than serve.
+	sentLater bool
 }
 
 var exchanges = sync.Pool{New: func() any { return &exchange{} }}
@@ -103,20 +104,19 @@ func (f *front) serve(ctx *fasthttp.RequestCtx) {
 	switch v := &x.verdict; {
 	case v.status != 0:
 		x.answer()
-	case v.places.speak != speakHTTP:
+	case v.places.speak == speakH2C || v.places.speak == speakH2:
 		x.full()
 	case x.framing.upgrade:
-		x.tunnel()
+		x.offer(x.upgrade)
 	default:
-		x.forward()
+		x.offer(x.exchange)
 	}
 	if x.framing.length == -1 {
 		// The library takes a line feed alone for the end of a chunked body's trailers, and of a line of theirs, and takes folded
 		// lines: where another reader sees the beginning of the next request. So there is no next request.
 		ctx.Response.SetConnectionClose()
 	}
-	if stream, ok := ctx.Response.BodyStream().(*answerBody); ok {
-		stream.x = x // counted when the answer has been sent
+	if x.sentLater {
 		return
 	}
 	x.done(int64(len(ctx.Response.Body())))
@@ -182,7 +182,10 @@ func (x *exchange) read() (int, string) {
 		return http.StatusBadRequest, errLengths.Error()
 	}
 	if !validName(h.Method()) || x.entry.method == http.MethodConnect {
-		return http.StatusNotImplemented, "the method is not served"
+		return http.StatusBadRequest, "the method is not served"
+	}
+	if x.entry.method == http.MethodTrace && x.framing.length != 0 {
+		return http.StatusBadRequest, errTrace.Error()
 	}
 	host, path, query, err := splitTarget(h.RequestURI(), x.entry.method)
 	if err != nil {
@@ -237,8 +240,12 @@ func (x *exchange) fail(status int, reason string) {
 	}
 }
 
-// forward offers the request to endpoints until one answers.
-func (x *exchange) forward() {
+// tooLate is why a request is answered 504.
+const tooLate = "the backend did not answer in time"
+
+// offer sends the request to one endpoint after another, until one answers.
+func (x *exchange) offer(send func(*endpoint, *conn) error) {
+	var last error
 	for x.entry.tries < maxTries {
 		e := x.verdict.choose(x.tried)
 		if e == nil {
@@ -247,19 +254,22 @@ func (x *exchange) forward() {
 		x.entry.tries++
 		x.entry.endpoint = e.address
 		conn, err := e.connect(x.f.ctx, x.f.c.cfg.Dial, x.timeout(x.filters().Connect, defaultConnect))
-		if err != nil {
+		if last = err; err != nil {
 			x.tried = append(x.tried, e)
 			x.f.c.log.Debug("ingress: an endpoint cannot be reached", "endpoint", e.address, "error", err)
 			continue
 		}
-		err = x.exchange(e, conn)
-		if err == nil {
+		if err = send(e, conn); err == nil {
 			return
 		}
 		conn.Close()
 		if !x.again(e, err, conn.reused) {
 			return
 		}
+	}
+	if isTimeout(last) {
+		x.fail(http.StatusGatewayTimeout, "no endpoint could be reached in time")
+		return
 	}
 	x.fail(http.StatusBadGateway, "no endpoint could be reached")
 }
@@ -271,7 +281,7 @@ func (x *exchange) again(e *endpoint, err error, reused bool) bool {
 	case errors.As(err, &refusal):
 		x.fail(refusal.status, refusal.reason)
 	case isTimeout(err):
-		x.fail(http.StatusGatewayTimeout, "the backend did not answer in time")
+		x.fail(http.StatusGatewayTimeout, tooLate)
 	case x.began, !errors.Is(err, errUnsent) && !(closed(err) && idempotent(x.entry.method)):
 		x.fail(http.StatusBadGateway, "the backend broke off")
 	default:
@@ -334,65 +344,26 @@ func (x *exchange) exchange(e *endpoint, c *conn) error {
 	if err := x.send(c); err != nil {
 		return err
 	}
-	h := &x.ctx.Response.Header
-	for {
-		if err := h.Read(c.br); err != nil {
-			h.Reset()
-			h.DisableNormalizing()
-			if c.gone {
-				return &refused{statusClientGone, "the client has gone"}
-			}
-			if errors.Is(err, io.EOF) || isTimeout(err) {
-				return err
-			}
-			return &refused{http.StatusBadGateway, "the backend's answer cannot be read"}
-		}
-		if status := h.StatusCode(); status >= 200 {
-			break
-		} else if status == http.StatusSwitchingProtocols {
-			return &refused{http.StatusBadGateway, "the backend switched protocols unasked"}
-		}
-		h.Reset()
-		h.DisableNormalizing()
+	h, err := answerHead(c.br, x.entry.method, c.fields, nil)
+	c.fields = h.fields
+	switch {
+	case c.gone:
+		return &refused{statusClientGone, "the client has gone"}
+	case err == nil && h.status == http.StatusSwitchingProtocols:
+		err = errSwitched
 	}
-	return x.receive(e, c)
+	if err != nil {
+		return refuseBroken(err)
+	}
+	return x.receive(e, c, &h)
 }
 
-// receive makes the answer from the backend's: its header without what belongs to one connection, and its body as it comes.
-func (x *exchange) receive(e *endpoint, c *conn) error {
-	h := &x.ctx.Response.Header
-	keep := !h.ConnectionClose()
-	h.ResetConnectionClose()
-	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Upgrade"} {
-		h.Del(name)
+// refuseBroken is the answer for a backend's that cannot be read; other errors stay.
+func refuseBroken(err error) error {
+	if broken(err) {
+		return &refused{http.StatusBadGateway, err.Error()}
 	}
-	x.dress()
-	h.SetNoDefaultContentType(true)
-	length := h.ContentLength()
-	status := h.StatusCode()
-	switch {
-	case x.entry.method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified || length == 0:
-		x.ctx.Response.SkipBody = true
-		if keep {
-			e.pool.put(c, time.Now())
-		} else {
-			c.Close()
-		}
-	case length > 0 && length <= c.br.Buffered():
-		text, _ := c.br.Peek(length)
-		x.ctx.Response.SetBody(text)
-		_, _ = c.br.Discard(length)
-		if keep {
-			e.pool.put(c, time.Now())
-		} else {
-			c.Close()
-		}
-	default:
-		stream := newAnswerBody(x, e, c, length, keep)
-		x.ctx.Response.ImmediateHeaderFlush = true
-		x.ctx.Response.SetBodyStream(stream, max(length, -1))
-	}
-	return nil
+	return err
 }
 
 // head writes the request's header for the backend.
@@ -409,6 +380,9 @@ func (x *exchange) head(b []byte, upgrade bool) []byte {
 	trusted := x.f.c.trusts(x.ctx.RemoteAddr())
 	for i := range x.fields {
 		name, value := x.fields[i].name, x.fields[i].value
+		if f.Auth != nil && equalFold(name, "Authorization") {
+			continue // as in ingress-nginx: the name and password were for this door
+		}
 		if (hopByHop(name) && !(trusted && bytes.HasPrefix(bytes.ToLower(name), []byte("x-")))) || x.named(name) {
 			continue
 		}

@@ -45,6 +45,7 @@ var (
 	errHost     = errors.New("there is not exactly one Host")
 	errLengths  = errors.New("the body's length is told twice or not as a number")
 	errEncoding = errors.New("only the transfer coding chunked is understood")
+	errTrace    = errors.New("TRACE has no body") // RFC 9110, 9.3.8
 	errTarget   = errors.New("the request's target is broken")
 	errVersion  = errors.New("only HTTP/1.0 and HTTP/1.1 are spoken here")
 )
@@ -65,17 +66,25 @@ func parseFields(block []byte, into rawFields) (rawFields, error) {
 			}
 			break
 		}
-		colon := bytes.IndexByte(line, ':')
-		if colon < 0 || !validName(line[:colon]) {
-			return into, errName
+		var err error
+		if into, err = parseField(line, into); err != nil {
+			return into, err
 		}
-		value := bytes.Trim(line[colon+1:], " \t")
-		if !validValue(value) {
-			return into, errValue
-		}
-		into = append(into, rawField{line[:colon], value})
 	}
 	return into, nil
+}
+
+// parseField reads one line, without its end.
+func parseField(line []byte, into rawFields) (rawFields, error) {
+	colon := bytes.IndexByte(line, ':')
+	if colon < 0 || !validName(line[:colon]) {
+		return into, errName
+	}
+	value := bytes.Trim(line[colon+1:], " \t")
+	if !validValue(value) {
+		return into, errValue
+	}
+	return append(into, rawField{line[:colon], value}), nil
 }
 
 // framing is what the header says of the body, and of the host.

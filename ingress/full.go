@@ -3,7 +3,6 @@ package ingress
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -17,26 +16,37 @@ import (
 	"time"
 )
 
-// fullProxy serves HTTP/2, and speaks whatever is not HTTP/1.1 without TLS to backends. net/http does both.
+// fullProxy serves HTTP/2, and speaks it to backends. net/http does both.
 type fullProxy struct {
 	c          *Controller
 	transports map[string]*http.Transport // by the way to speak
+	mirrors    *http.Transport
 }
 
+// connectWithin is the key of a context's value: how long a connection may take to be made.
+type connectWithin struct{}
+
 func newFullProxy(c *Controller) *fullProxy {
-	p := &fullProxy{c: c, transports: map[string]*http.Transport{}}
-	for _, speak := range []string{speakHTTP, speakHTTPS, speakH2C, speakH2} {
-		t := &http.Transport{
-			DialContext: c.cfg.Dial, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleLife, DisableCompression: true, ResponseHeaderTimeout: 0,
-			// Pods' certificates are their own, as in ingress-nginx without proxy-ssl-verify.
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, //nolint:gosec // see above
-			Protocols:       new(http.Protocols),
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if d, ok := ctx.Value(connectWithin{}).(time.Duration); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, d)
+			defer cancel()
 		}
-		t.Protocols.SetHTTP1(speak == speakHTTP || speak == speakHTTPS)
+		return c.cfg.Dial(ctx, network, address)
+	}
+	p := &fullProxy{c: c, transports: map[string]*http.Transport{}}
+	for _, speak := range []string{speakH2C, speakH2} {
+		t := &http.Transport{
+			DialContext: dial, IdleConnTimeout: idleLife, DisableCompression: true, TLSHandshakeTimeout: defaultConnect, TLSClientConfig: backendTLS(""),
+			Protocols: new(http.Protocols),
+		}
 		t.Protocols.SetUnencryptedHTTP2(speak == speakH2C)
 		t.Protocols.SetHTTP2(speak == speakH2)
 		p.transports[speak] = t
 	}
+	// A mirror's connections are not kept: net/http would print to the standard log what such a backend says unasked.
+	p.mirrors = &http.Transport{DialContext: c.cfg.Dial, DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: backendTLS("")}
 	return p
 }
 
@@ -48,15 +58,21 @@ func (p *fullProxy) close() {
 
 // attempt sends one request to one endpoint after another. It is the http.RoundTripper of a request.
 type attempt struct {
-	p     *fullProxy
-	v     *verdict
-	entry *entry
-	read  time.Duration
+	p                   *fullProxy
+	v                   *verdict
+	entry               *entry
+	connect, read, send time.Duration
+	trailer             http.Header // of the request; filled when its body has been read
+}
+
+func (p *fullProxy) attempt(v *verdict, e *entry, f *Filters) *attempt {
+	return &attempt{p: p, v: v, entry: e, connect: cmp.Or(f.Connect, defaultConnect), read: cmp.Or(f.Read, defaultRead), send: cmp.Or(f.Send, defaultRead)}
 }
 
 // RoundTrip offers the request to endpoints until one takes it. A body of which a part has been read stays with the first.
 func (a *attempt) RoundTrip(r *http.Request) (*http.Response, error) {
 	body := &watchedBody{ReadCloser: r.Body}
+	r = r.WithContext(context.WithValue(r.Context(), connectWithin{}, a.connect))
 	var tried []*endpoint
 	err := errors.New("no endpoint is left to try")
 	for a.entry.tries < maxTries {
@@ -64,7 +80,6 @@ func (a *attempt) RoundTrip(r *http.Request) (*http.Response, error) {
 		if e == nil {
 			break
 		}
-		tried = append(tried, e)
 		a.entry.tries++
 		a.entry.endpoint = e.address
 		out := r.Clone(r.Context())
@@ -72,27 +87,45 @@ func (a *attempt) RoundTrip(r *http.Request) (*http.Response, error) {
 			out.Body = io.NopCloser(body)
 		}
 		out.URL.Host, out.URL.Scheme = e.address, "http"
-		if a.v.places.speak == speakHTTPS || a.v.places.speak == speakH2 {
+		if a.v.places.speak == speakH2 {
 			out.URL.Scheme = "https"
 		}
 		var answer *http.Response
-		if answer, err = a.once(out, body); err == nil {
+		if answer, err = a.once(out, e, body); err == nil {
 			return answer, nil
 		}
-		var op *net.OpError
-		if r.Context().Err() != nil || body.began || !errors.As(err, &op) || op.Op != "dial" {
+		if r.Context().Err() != nil || body.began || !elsewhere(err) {
 			break
+		}
+		if errors.Is(err, errStale) {
+			a.entry.tries-- // the connection was at fault, not the endpoint
+		} else {
+			tried = append(tried, e)
 		}
 	}
 	return nil, err
 }
 
+// elsewhere tells whether nothing of a request has reached anybody.
+func elsewhere(err error) bool {
+	var op *net.OpError
+	var none unreached
+	return errors.As(err, &none) || errors.Is(err, errStale) || (errors.As(err, &op) && op.Op == "dial")
+}
+
+func (a *attempt) roundTrip(r *http.Request, e *endpoint, body *watchedBody) (*http.Response, error) {
+	if t := a.p.transports[a.v.places.speak]; t != nil {
+		return t.RoundTrip(r)
+	}
+	return a.plain(r, e, body)
+}
+
 // once bounds the wait for the answer's header, from the last part of the request's body on: both bodies may take as long as they flow.
-func (a *attempt) once(r *http.Request, body *watchedBody) (*http.Response, error) {
+func (a *attempt) once(r *http.Request, e *endpoint, body *watchedBody) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	wait := newPatience(a.read, func() { cancel(context.DeadlineExceeded) })
 	body.wait.Store(wait)
-	answer, err := a.p.transports[a.v.places.speak].RoundTrip(r.WithContext(ctx))
+	answer, err := a.roundTrip(r.WithContext(ctx), e, body)
 	if !wait.end() || err != nil {
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			err = errors.Join(cause, err)
@@ -127,6 +160,8 @@ func (f *front) decideFull(r *http.Request, v *verdict) {
 	switch {
 	case err != nil || r.Method == http.MethodConnect || !validHost(r.Host):
 		v.answer(http.StatusBadRequest, "the request's target is broken")
+	case r.Method == http.MethodTrace && r.Body != http.NoBody:
+		v.answer(http.StatusBadRequest, errTrace.Error())
 	case !oneLength(r.Header["Content-Length"]):
 		v.answer(http.StatusBadRequest, errLengths.Error())
 	default:
@@ -136,8 +171,27 @@ func (f *front) decideFull(r *http.Request, v *verdict) {
 	}
 }
 
+// refuseBody reads a body that is told to be empty to its end: else the request would be sent on before it shows that it is not.
+func (f *front) refuseBody(w http.ResponseWriter, r *http.Request, v *verdict) {
+	if r.Body == http.NoBody {
+		return
+	}
+	body := &patientBody{r.Body, http.NewResponseController(w), f.c.cfg.HeaderTimeout}
+	if _, err := io.ReadFull(body, make([]byte, 1)); errors.Is(err, errSlow) {
+		v.answer(http.StatusRequestTimeout, errSlow.Error())
+	} else if !errors.Is(err, io.EOF) {
+		v.answer(http.StatusBadRequest, errLengths.Error())
+	}
+	r.Body = http.NoBody
+}
+
 func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
-	f.decideFull(r, v)
+	if r.ContentLength == 0 {
+		f.refuseBody(w, r, v)
+	}
+	if v.status == 0 {
+		f.decideFull(r, v)
+	}
 	for _, field := range v.fields {
 		w.Header().Add(field.Name, field.Value)
 	}
@@ -162,9 +216,19 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	if filters.Mirror != "" {
 		f.mirror(filters.Mirror, r.Method, v.target, r.Header)
 	}
+	to := f.c.full.attempt(v, e, filters)
+	to.trailer = r.Trailer
 	proxy := httputil.ReverseProxy{
-		Transport: &attempt{p: f.c.full, v: v, entry: e, read: cmp.Or(filters.Read, defaultRead)}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
-		Rewrite:      func(p *httputil.ProxyRequest) { f.rewriteFull(p, v, e, filters) },
+		Transport: to, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		Rewrite: func(p *httputil.ProxyRequest) { f.rewriteFull(p, v, e, filters) },
+		ModifyResponse: func(answer *http.Response) error {
+			for i := range v.fields {
+				if !v.fields[i].joins() {
+					answer.Header.Del(v.fields[i].Name) // ours stand already
+				}
+			}
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { failFull(w, v, err) },
 	}
 	proxy.ServeHTTP(w, r)
@@ -209,6 +273,9 @@ func (f *front) rewriteFull(p *httputil.ProxyRequest, v *verdict, e *entry, filt
 	set("X-Forwarded-Port", f.port)
 	set("X-Real-Ip", e.client)
 	set("X-Request-Id", e.request)
+	if filters.Auth != nil {
+		out.Header.Del("Authorization") // as in ingress-nginx: the name and password were for this door
+	}
 	out.Header.Del("X-Forwarded-Prefix")
 	if filters.ForwardedPrefix != "" {
 		out.Header.Set("X-Forwarded-Prefix", filters.ForwardedPrefix)
@@ -227,7 +294,7 @@ func failFull(w http.ResponseWriter, v *verdict, err error) {
 	case errors.As(err, &large):
 		status, reason = http.StatusRequestEntityTooLarge, "the body is too large"
 	case isTimeout(err):
-		status, reason = http.StatusGatewayTimeout, "the backend did not answer in time"
+		status, reason = http.StatusGatewayTimeout, tooLate
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
@@ -292,7 +359,7 @@ func (x *exchange) full() {
 			r.Body = http.MaxBytesReader(nil, r.Body, f.MaxBody)
 		}
 	}
-	answer, err := (&attempt{p: x.f.c.full, v: v, entry: &x.entry, read: x.timeout(f.Read, defaultRead)}).RoundTrip(r)
+	answer, err := x.f.c.full.attempt(v, &x.entry, f).RoundTrip(r)
 	if err != nil {
 		cancel()
 		x.began = x.framing.length != 0
@@ -301,7 +368,7 @@ func (x *exchange) full() {
 		case errors.As(err, &large):
 			x.fail(http.StatusRequestEntityTooLarge, "the body is too large")
 		case isTimeout(err):
-			x.fail(http.StatusGatewayTimeout, "the backend did not answer in time")
+			x.fail(http.StatusGatewayTimeout, tooLate)
 		default:
 			x.fail(http.StatusBadGateway, "no endpoint could be reached")
 		}
@@ -315,7 +382,7 @@ func (x *exchange) relay(answer *http.Response, cancel context.CancelFunc) {
 	h := &x.ctx.Response.Header
 	x.ctx.Response.SetStatusCode(answer.StatusCode)
 	for name, values := range answer.Header {
-		if !hopByHop([]byte(name)) {
+		if !hopByHop([]byte(name)) && !replaced([]byte(name), x.verdict.fields) {
 			for _, value := range values {
 				h.Add(name, value)
 			}
@@ -332,18 +399,52 @@ func (x *exchange) relay(answer *http.Response, cancel context.CancelFunc) {
 		cancel()
 		return
 	}
+	x.sentLater = true
+	stream := &fullBody{ReadCloser: answer.Body, x: x, cancel: cancel}
+	if x.http10 && length < 0 {
+		if ending := (&ending{cancel}); x.f.tunnels.add(ending) {
+			x.untilClose(stream, ending)
+			return
+		}
+		cancel() // the listener's drain is over: half an answer is none
+	}
 	x.ctx.Response.ImmediateHeaderFlush = true
-	x.ctx.Response.SetBodyStream(&fullBody{ReadCloser: answer.Body, cancel: cancel}, max(length, -1))
+	x.ctx.Response.SetBodyStream(stream, max(length, -1))
 }
 
-// fullBody ends the request when the answer has been read.
-type fullBody struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
+// ending is a request that is under way, for the tunnels.
+type ending struct{ cancel context.CancelFunc }
 
 // Close ends it.
+func (e *ending) Close() error {
+	e.cancel()
+	return nil
+}
+
+// fullBody ends and counts the request when the answer has been read.
+type fullBody struct {
+	io.ReadCloser
+	x      *exchange
+	cancel context.CancelFunc
+	sent   int64
+}
+
+// Read counts.
+func (b *fullBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.sent += int64(n)
+	return n, err
+}
+
+// Close ends it. It is called once more by the library when a connection breaks.
 func (b *fullBody) Close() error {
-	defer b.cancel()
-	return b.ReadCloser.Close()
+	if b.x == nil {
+		return nil
+	}
+	err := b.ReadCloser.Close()
+	b.cancel()
+	x := b.x
+	b.x = nil
+	x.done(b.sent)
+	return err
 }

@@ -33,7 +33,7 @@ func (f *front) mirror(to, method, target string, header http.Header) {
 	f.copies.Go(func() {
 		defer cancel()
 		defer func() { <-f.mirrors }()
-		answer, err := f.c.full.transports[speakHTTP].RoundTrip(r)
+		answer, err := f.c.full.mirrors.RoundTrip(r)
 		if err != nil {
 			return
 		}

@@ -25,7 +25,7 @@ import (
 )
 
 // secretFor is a TLS Secret of a fresh certificate for hosts, and the pool that verifies it.
-func secretFor(t *testing.T, name string, hosts ...string) (*corev1.Secret, *x509.CertPool) {
+func secretFor(t testing.TB, name string, hosts ...string) (*corev1.Secret, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

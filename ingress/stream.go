@@ -168,11 +168,7 @@ func (b *answerBody) Close() error {
 	if b.c == nil {
 		return nil
 	}
-	if b.ended && b.keep {
-		b.e.pool.put(b.c, time.Now())
-	} else {
-		b.c.Close()
-	}
+	b.e.giveBack(b.c, b.ended && b.keep)
 	b.c = nil
 	b.x.done(b.sent)
 	return nil

@@ -8,30 +8,32 @@ import (
 	"time"
 )
 
-// tunnels are upgraded connections. They live until one side ends, or the listener's drain.
+var errStopping = &refused{http.StatusServiceUnavailable, "the ingress is stopping"}
+
+// tunnels are upgraded connections, and answers that end with theirs. They live until one side ends, or the listener's drain.
 type tunnels struct {
 	running sync.WaitGroup
 
 	mu   sync.Mutex // guards open and over
-	open map[net.Conn]bool
+	open map[io.Closer]bool
 	over bool
 }
 
-func (t *tunnels) add(c net.Conn) bool {
+func (t *tunnels) add(c io.Closer) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.over {
 		return false
 	}
 	if t.open == nil {
-		t.open = map[net.Conn]bool{}
+		t.open = map[io.Closer]bool{}
 	}
 	t.open[c] = true
 	t.running.Add(1)
 	return true
 }
 
-func (t *tunnels) remove(c net.Conn) {
+func (t *tunnels) remove(c io.Closer) {
 	t.mu.Lock()
 	delete(t.open, c)
 	t.mu.Unlock()
@@ -48,54 +50,35 @@ func (t *tunnels) close() {
 	}
 }
 
-// tunnel sends an upgrade to WebSocket on. When the backend agrees, both sides speak through it as they like.
-func (x *exchange) tunnel() {
-	for x.entry.tries < maxTries {
-		e := x.verdict.choose(x.tried)
-		if e == nil {
-			break
-		}
-		x.entry.tries++
-		x.entry.endpoint = e.address
-		c, err := e.connect(x.f.ctx, x.f.c.cfg.Dial, x.timeout(x.filters().Connect, defaultConnect))
-		if err != nil {
-			x.tried = append(x.tried, e)
-			continue
-		}
-		if err = x.upgrade(e, c); err == nil {
-			return
-		}
-		c.Close()
-		if !x.again(e, err, c.reused) {
-			return
-		}
-	}
-	x.fail(http.StatusBadGateway, "no endpoint could be reached")
-}
-
+// upgrade sends an upgrade to WebSocket on. When the backend agrees, both sides speak through it as they like.
 func (x *exchange) upgrade(e *endpoint, c *conn) error {
 	c.patience, c.watched = x.timeout(x.filters().Read, defaultRead), nil
 	c.out = x.head(c.out[:0], true)
 	if err := x.send(c); err != nil {
 		return err
 	}
-	h := &x.ctx.Response.Header
-	if err := h.Read(c.br); err != nil {
+	h, err := answerHead(c.br, x.entry.method, c.fields, nil)
+	c.fields = h.fields
+	if err != nil {
+		return refuseBroken(err)
+	}
+	if h.status != http.StatusSwitchingProtocols {
+		return x.receive(e, c, &h)
+	}
+	if !equalFold(h.upgrade, "websocket") {
+		return refuseBroken(errSwitched)
+	}
+	head := append(h.appendTo(nil, nil), "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"...)
+	if _, err := c.br.Discard(h.size); err != nil {
 		return err
 	}
-	if h.StatusCode() != http.StatusSwitchingProtocols {
-		return x.receive(e, c)
-	}
-	h.Del("Connection")
-	h.ResetConnectionClose()
-	h.Set("Connection", "Upgrade")
-	head := append([]byte(nil), h.Header()...)
+	x.ctx.Response.SetStatusCode(h.status)
 	c.patience = 0
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
 	if !x.f.tunnels.add(c) {
-		return &refused{http.StatusServiceUnavailable, "the ingress is stopping"}
+		return errStopping
 	}
 	f, below := x.f, x.ctx.Conn()
 	x.ctx.HijackSetNoResponse(true)

@@ -38,7 +38,8 @@ type conn struct {
 	net.Conn
 	raw    syscall.RawConn // nil when there is none
 	br     *bufio.Reader
-	out    []byte // the header that is being written; kept for its memory
+	out    []byte    // the header that is being written; kept for its memory
+	fields rawFields // of the answer that was read last; kept for its memory
 	since  time.Time
 	reused bool
 	// patience is how long a Read may wait; 0: for ever.
@@ -146,6 +147,9 @@ func (c *conn) stands() bool {
 	if c.raw == nil || c.br.Buffered() > 0 {
 		return c.br.Buffered() == 0
 	}
+	if t, ok := c.Conn.(*tls.Conn); ok && !c.silent(t) {
+		return false
+	}
 	stands := true
 	err := c.raw.Control(func(fd uintptr) {
 		var b [1]byte
@@ -153,6 +157,16 @@ func (c *conn) stands() bool {
 		stands = n <= 0 && errors.Is(err, syscall.EAGAIN)
 	})
 	return err == nil && stands
+}
+
+// silent tells whether TLS holds nothing that it has read already, where the kernel does not know of it.
+func (c *conn) silent(t *tls.Conn) bool {
+	c.readBy = time.Unix(1, 0) // long ago: whatever is not here yet is not waited for
+	if t.SetReadDeadline(c.readBy) != nil {
+		return false
+	}
+	n, err := t.Read(make([]byte, 1))
+	return n == 0 && isTimeout(err)
 }
 
 // put keeps a connection for later.
@@ -191,7 +205,23 @@ func (e *endpoint) connect(ctx context.Context, dial DialFunc, timeout time.Dura
 	if err != nil {
 		return nil, err
 	}
-	return newConn(nc), nil
+	c := newConn(nc)
+	if !e.secure {
+		return c, nil
+	}
+	host, _, _ := net.SplitHostPort(e.address)
+	t := tls.Client(nc, backendTLS(host))
+	if err := t.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	c.Conn = t // raw stays the connection below: what it holds unasked is no answer of either
+	return c, nil
+}
+
+// backendTLS: pods' certificates are their own, as in ingress-nginx without proxy-ssl-verify.
+func backendTLS(host string) *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, ServerName: host, MinVersion: tls.VersionTLS12} //nolint:gosec // see above
 }
 
 // writeWithin gives the next writes this long. A deadline that has more than nine tenths of its time left stays.
