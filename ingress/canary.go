@@ -1,13 +1,16 @@
 package ingress
 
 import (
+	"cmp"
 	"regexp"
+	"slices"
 )
 
 // canary is how an Ingress marked as one takes a share of another's requests: by header, then by cookie, then by weight.
 type canary struct {
 	header, value string
 	pattern       *regexp.Regexp
+	broken        bool // the pattern is: who sends the header is the main one's
 	cookie        string
 	weight, total int
 }
@@ -21,9 +24,17 @@ const (
 // defaultWeightTotal is ingress-nginx's: a weight is a percentage.
 const defaultWeightTotal = 100
 
+// anything matches every text.
+var anything = regexp.MustCompile("")
+
 // split is the rules that stand in the place of main once there is a canary. Those with conditions come first, in the order in
 // which they are asked.
 func (c *canary) split(main, canaried Rule) []Rule {
+	canaried.Backends = slices.Clone(canaried.Backends)
+	for i := range canaried.Backends {
+		b := &canaried.Backends[i]
+		b.Protocol = cmp.Or(b.Protocol, main.protocol()) // both are one application
+	}
 	toCanary := func(f FieldMatch) Rule {
 		r := main
 		r.Ingress, r.Field, r.Backends = canaried.Ingress, canaried.Field, canaried.Backends
@@ -38,10 +49,12 @@ func (c *canary) split(main, canaried Rule) []Rule {
 	var rules []Rule
 	switch {
 	case c.header == "":
+	case c.value != "": // ingress-nginx's order: beside a value, a pattern does not count
+		rules = append(rules, toCanary(FieldMatch{Name: c.header, Value: c.value}))
+	case c.broken:
+		rules = append(rules, toMain(FieldMatch{Name: c.header, Regex: anything}))
 	case c.pattern != nil:
 		rules = append(rules, toCanary(FieldMatch{Name: c.header, Regex: c.pattern}))
-	case c.value != "":
-		rules = append(rules, toCanary(FieldMatch{Name: c.header, Value: c.value}))
 	default:
 		rules = append(rules, toCanary(FieldMatch{Name: c.header, Value: always}), toMain(FieldMatch{Name: c.header, Value: never}))
 	}
@@ -59,6 +72,14 @@ func (c *canary) split(main, canaried Rule) []Rule {
 	return append(rules, main)
 }
 
+// protocol is what the annotation of a rule's Ingress says of its backends.
+func (r *Rule) protocol() string {
+	if len(r.Backends) == 0 {
+		return ""
+	}
+	return r.Backends[0].Protocol
+}
+
 // draw picks one of a rule's backends by weight; number is any random one.
 func (r *Rule) draw(number uint64) *Backend {
 	switch {
@@ -71,6 +92,27 @@ func (r *Rule) draw(number uint64) *Backend {
 	for i := range r.Backends {
 		if left -= r.Backends[i].Weight; left < 0 {
 			return &r.Backends[i]
+		}
+	}
+	return nil
+}
+
+// stuck is the backend of a client's endpoint, when there are several to draw from: who has been led to a canary stays with it, and who
+// has not does not get there, as long as both take requests.
+func (r *Rule) stuck(q *Request) *Backend {
+	if r.Filters == nil || r.Filters.Affinity == nil || len(r.Backends) < 2 {
+		return nil
+	}
+	want := cookie(q.Header.Get("Cookie"), r.Filters.Affinity.Cookie)
+	for i := range r.Backends {
+		b := &r.Backends[i]
+		if want == "" || b.Weight == 0 || b.live == nil {
+			continue
+		}
+		for _, e := range b.live.places.Load().endpoints {
+			if e.mark() == want {
+				return b
+			}
 		}
 	}
 	return nil

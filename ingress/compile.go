@@ -101,7 +101,7 @@ func compileOne(ing *networkingv1.Ingress, from Sources) *compiled {
 		}
 		for j := range rule.HTTP.Paths {
 			field := fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j)
-			if r, ok := c.rule(field, &rule.HTTP.Paths[j], a); ok {
+			if r, ok := c.rule(field, &rule.HTTP.Paths[j], a, c.filtersOf(rule.Host, a)); ok {
 				c.routes[at].Rules = append(c.routes[at].Rules, r)
 			}
 		}
@@ -119,15 +119,15 @@ func (c *compiled) defaultBackend(a *annotated, hosts map[string]int) {
 	}
 	r := Rule{
 		Ingress: api.Name(c.ingress), Field: "spec.defaultBackend", Match: Match{Kind: PathPrefix, Path: "/"},
-		Filters: a.filters, Backends: []Backend{c.backend("spec.defaultBackend", spec, a)}, Fallback: a.fallback(c.ingress.Namespace),
+		Filters: c.filtersOf("", a), Backends: []Backend{c.backend("spec.defaultBackend", spec, a)}, Fallback: a.fallback(c.ingress.Namespace),
 	}
 	names := append(slices.Sorted(maps.Keys(hosts)), "")
 	c.routes = append(c.routes, Route{Hosts: slices.Compact(slices.Sorted(slices.Values(names))), Rules: []Rule{r}, Default: true})
 }
 
-func (c *compiled) rule(field string, p *networkingv1.HTTPIngressPath, a *annotated) (Rule, bool) {
+func (c *compiled) rule(field string, p *networkingv1.HTTPIngressPath, a *annotated, f *Filters) (Rule, bool) {
 	r := Rule{
-		Ingress: api.Name(c.ingress), Field: field, Match: Match{Kind: PathPrefix, Path: cmp.Or(p.Path, "/")}, Filters: a.filters,
+		Ingress: api.Name(c.ingress), Field: field, Match: Match{Kind: PathPrefix, Path: cmp.Or(p.Path, "/")}, Filters: f,
 		Backends: []Backend{c.backend(field, &p.Backend, a)}, Fallback: a.fallback(c.ingress.Namespace),
 	}
 	kind := networkingv1.PathTypeImplementationSpecific
@@ -137,7 +137,7 @@ func (c *compiled) rule(field string, p *networkingv1.HTTPIngressPath, a *annota
 	switch {
 	case kind == networkingv1.PathTypeExact:
 		r.Match.Kind = PathExact
-	case kind == networkingv1.PathTypeImplementationSpecific && a.regex:
+	case kind == networkingv1.PathTypeImplementationSpecific && (a.regex || a.groups()):
 		r.Match.Kind = PathRegex
 	}
 	if r.Match.Kind != PathRegex && a.rewrite == "" {
@@ -154,7 +154,7 @@ func (c *compiled) rule(field string, p *networkingv1.HTTPIngressPath, a *annota
 	}
 	r.Match.Regex = expression
 	if a.rewrite != "" {
-		withRewrite := *a.filters
+		withRewrite := *f
 		withRewrite.Rewrite = &Rewrite{Pattern: expression, Target: a.rewrite}
 		r.Filters = &withRewrite
 	}

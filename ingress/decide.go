@@ -49,7 +49,10 @@ func (c *Controller) decide(q *Request, length int64, v *verdict) *verdict {
 	if f := rule.Filters; f != nil && c.filter(f, q, length, v) {
 		return v
 	}
-	b := rule.draw(mix(c.cfg.Seed, c.draws.Add(1)))
+	b := rule.stuck(q)
+	if b == nil {
+		b = rule.draw(mix(c.cfg.Seed, c.draws.Add(1)))
+	}
 	if b == nil || b.live == nil {
 		return v.answer(http.StatusServiceUnavailable, "the rule has no backend")
 	}
@@ -102,7 +105,7 @@ func (c *Controller) lead(f *Filters, q *Request, v *verdict) bool {
 	case f.HTTPS && !q.TLS:
 		v.answer(http.StatusPermanentRedirect, "https is asked for", Field{"Location", "https://" + c.secureHost(q.Host) + v.target})
 	case f.Redirect != nil:
-		v.answer(f.Redirect.Status, "redirected", Field{"Location", f.Redirect.Location})
+		v.answer(f.Redirect.Status, "redirected", Field{"Location", strings.ReplaceAll(f.Redirect.Location, requestURI, v.target)})
 	case f.AppRoot != "" && q.Path == "/":
 		v.answer(http.StatusFound, "redirected to the application's root", Field{"Location", f.AppRoot})
 	}
@@ -143,6 +146,10 @@ func (v *verdict) rewrite(r *Rewrite, q *Request) {
 	if !strings.HasPrefix(target, "/") {
 		target = "/" + target
 	}
+	if whole, ok := strings.CutSuffix(target, "?"); ok {
+		v.target = whole // nginx's way to leave the query out
+		return
+	}
 	if len(q.Query) > 1 && strings.Contains(target, "?") {
 		v.target = target + "&" + q.Query[1:]
 		return
@@ -179,15 +186,17 @@ func escape(target string) string {
 
 // apply adds the fields of an allowed origin, and tells whether the request was a preflight, which the backend does not see.
 func (c *CORS) apply(q *Request, v *verdict) bool {
-	origin := q.Header.Get("Origin")
-	if origin == "" || !c.allows(origin) {
+	origin, every := q.Header.Get("Origin"), slices.Contains(c.Origins, "*")
+	if !every {
+		v.fields = append(v.fields, Field{"Vary", "Origin"}) // a cache must not give one origin what another got
+	}
+	if origin == "" || (!every && !c.allows(origin)) {
 		return false
 	}
-	allowed := origin
-	if slices.Contains(c.Origins, "*") && !c.Credentials {
-		allowed = "*"
+	if every {
+		origin = "*" // never the origin itself: browsers would send along cookies to whom nobody named
 	}
-	v.fields = append(v.fields, Field{"Access-Control-Allow-Origin", allowed}, Field{"Vary", "Origin"})
+	v.fields = append(v.fields, Field{"Access-Control-Allow-Origin", origin})
 	if c.Credentials {
 		v.fields = append(v.fields, Field{"Access-Control-Allow-Credentials", "true"})
 	}
@@ -206,13 +215,24 @@ func (c *CORS) allows(origin string) bool {
 	for _, o := range c.Origins {
 		before, after, wild := strings.Cut(o, "*")
 		switch {
-		case o == "*" || strings.EqualFold(o, origin):
+		case strings.EqualFold(o, origin):
 			return true
-		case wild && len(origin) > len(before)+len(after) && strings.HasPrefix(origin, before) && strings.HasSuffix(origin, after):
+		case wild && len(origin) > len(before)+len(after) && strings.HasPrefix(origin, before) && strings.HasSuffix(origin, after) &&
+			isLabel(origin[len(before):len(origin)-len(after)]):
 			return true
 		}
 	}
 	return false
+}
+
+// isLabel tells one label of a host's name.
+func isLabel(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; !letter(c) && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return text != ""
 }
 
 // stick finds the endpoint that the client's cookie names, or gives it the cookie of the one that is next.
@@ -235,7 +255,7 @@ func (v *verdict) stick(a *Affinity, q *Request) {
 	if a.SameSite != "" {
 		text += "; SameSite=" + a.SameSite
 	}
-	if a.Secure {
+	if a.Secure == nil && q.TLS || a.Secure != nil && *a.Secure {
 		text += "; Secure"
 	}
 	v.fields = append(v.fields, Field{"Set-Cookie", text})

@@ -99,7 +99,7 @@ func (f *front) serve(ctx *fasthttp.RequestCtx) {
 		f.c.decide(&x.request, x.framing.length, &x.verdict)
 	}
 	if x.verdict.rule != nil && x.verdict.status == 0 && x.filters().Mirror != "" {
-		x.f.mirror(x.filters().Mirror, x.entry.method, x.verdict.target, x.fields.header())
+		x.f.mirror(x.filters(), x.entry.method, x.request.Path+x.request.Query, x.fields.header())
 	}
 	switch v := &x.verdict; {
 	case v.status != 0:
@@ -196,7 +196,8 @@ func (x *exchange) read() (int, string) {
 	}
 	x.entry.host = host
 	x.request = Request{
-		Method: x.entry.method, Host: host, Path: path, Query: query, Header: x.fields, TLS: x.f.tls, Client: x.f.c.client(remote(x.ctx.RemoteAddr()), x.fields),
+		Method: x.entry.method, Host: host, Path: path, Query: query, Header: x.fields, TLS: x.f.overTLS(remote(x.ctx.RemoteAddr()), x.fields),
+		Client: x.f.c.client(remote(x.ctx.RemoteAddr()), x.fields),
 	}
 	return 0, ""
 }

@@ -11,7 +11,7 @@ import (
 type Filters struct {
 	// Redirect answers instead of the backend.
 	Redirect *Redirect
-	// HTTPS sends plain requests to https: always, or where the Ingress has a certificate for the host.
+	// HTTPS sends plain requests to https.
 	HTTPS bool
 	// AppRoot is where requests for / are sent.
 	AppRoot string
@@ -33,7 +33,8 @@ type Filters struct {
 	Affinity          *Affinity
 	// AnswerHeaders are added to answers.
 	AnswerHeaders []Field
-	// Mirror gets a copy of requests without body; its answers are dropped.
+	// Mirror is the address that gets a copy of requests without body; its answers are dropped. $request_uri stands for what the client
+	// asked for.
 	Mirror string
 }
 
@@ -43,7 +44,7 @@ type Field struct{ Name, Value string }
 // Redirect is an answer that leads elsewhere.
 type Redirect struct {
 	Status   int
-	Location string
+	Location string // $request_uri stands for what the client asked for
 }
 
 // Rewrite replaces the whole path by Target, in which $1 is what the pattern's first group caught.
@@ -54,7 +55,7 @@ type Rewrite struct {
 
 // CORS answers preflight requests and marks answers for browsers.
 type CORS struct {
-	Origins                  []string // "*", an origin, or one with "*." as its first label
+	Origins                  []string // "*", an origin, or one in which "*" stands for one label
 	Methods, Headers, Expose string
 	Credentials              bool
 	MaxAge                   int
@@ -71,6 +72,6 @@ type Auth struct {
 // Affinity leads a client to the endpoint of its first request, by a cookie.
 type Affinity struct {
 	Cookie, Path, SameSite string
-	MaxAge                 int // seconds; 0: until the browser ends
-	Secure                 bool
+	MaxAge                 int   // seconds; 0: until the browser ends
+	Secure                 *bool // nil: for clients that ask by https
 }

@@ -166,7 +166,7 @@ func (f *front) decideFull(r *http.Request, v *verdict) {
 		v.answer(http.StatusBadRequest, errLengths.Error())
 	default:
 		client := f.c.client(netip4(r.RemoteAddr), r.Header)
-		q := Request{Method: r.Method, Host: cmp.Or(host, r.Host), Path: path, Query: query, Header: r.Header, TLS: f.tls, Client: client}
+		q := Request{Method: r.Method, Host: cmp.Or(host, r.Host), Path: path, Query: query, Header: r.Header, TLS: f.overTLS(netip4(r.RemoteAddr), r.Header), Client: client}
 		f.c.decide(&q, r.ContentLength, v)
 	}
 }
@@ -214,7 +214,7 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 		r.Body = http.MaxBytesReader(w, r.Body, filters.MaxBody)
 	}
 	if filters.Mirror != "" {
-		f.mirror(filters.Mirror, r.Method, v.target, r.Header)
+		f.mirror(filters, r.Method, r.RequestURI, r.Header)
 	}
 	to := f.c.full.attempt(v, e, filters)
 	to.trailer = r.Trailer
@@ -350,6 +350,7 @@ func (x *exchange) full() {
 	if x.framing.trailer {
 		r.Header.Set("Te", "trailers")
 	}
+	watch(ctx, x.ctx.Conn(), cancel)
 	x.entry.request = x.f.c.newID()
 	x.f.rewriteFull(&httputil.ProxyRequest{In: in, Out: r}, v, &x.entry, f)
 	if x.framing.length != 0 {
@@ -361,10 +362,13 @@ func (x *exchange) full() {
 	}
 	answer, err := x.f.c.full.attempt(v, &x.entry, f).RoundTrip(r)
 	if err != nil {
+		gone := ctx.Err() != nil && x.f.ctx.Err() == nil
 		cancel()
 		x.began = x.framing.length != 0
 		var large *http.MaxBytesError
 		switch {
+		case gone:
+			x.fail(statusClientGone, "the client has gone")
 		case errors.As(err, &large):
 			x.fail(http.StatusRequestEntityTooLarge, "the body is too large")
 		case isTimeout(err):

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -15,21 +16,23 @@ const (
 	maxMirrors = 64
 )
 
-// mirror sends a copy of a request without body; what becomes of it concerns nobody.
-func (f *front) mirror(to, method, target string, header http.Header) {
+// mirror sends a copy of a request without body; what becomes of it concerns nobody. uri is what the client asked for.
+func (f *front) mirror(to *Filters, method, uri string, header http.Header) {
 	select {
 	case f.mirrors <- struct{}{}:
 	default:
 		return
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, mirrorTimeout)
-	r, err := http.NewRequestWithContext(ctx, method, to+target, nil)
+	r, err := http.NewRequestWithContext(ctx, method, strings.ReplaceAll(to.Mirror, requestURI, uri), nil)
 	if err != nil {
 		cancel()
 		<-f.mirrors
 		return
 	}
-	r.Header = header.Clone()
+	if r.Header = header.Clone(); to.Auth != nil {
+		r.Header.Del("Authorization")
+	}
 	f.copies.Go(func() {
 		defer cancel()
 		defer func() { <-f.mirrors }()

@@ -229,6 +229,12 @@ type answer struct {
 
 func (r *rig) do(method, host, path, body string, header ...string) answer {
 	r.t.Helper()
+	return r.doBy(http.DefaultTransport, method, host, path, body, header...)
+}
+
+// doBy asks with a client of one of the engines.
+func (r *rig) doBy(engine http.RoundTripper, method, host, path, body string, header ...string) answer {
+	r.t.Helper()
 	req, err := http.NewRequestWithContext(r.t.Context(), method, "http://"+r.plain+path, strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
@@ -237,7 +243,17 @@ func (r *rig) do(method, host, path, body string, header ...string) answer {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	return r.send(http.DefaultTransport, req)
+	return r.send(engine, req)
+}
+
+// engines are clients of both engines: HTTP/1.1, and HTTP/2 without TLS.
+func engines(t testing.TB) map[string]http.RoundTripper {
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(h2.CloseIdleConnections)
+	h1 := &http.Transport{}
+	t.Cleanup(h1.CloseIdleConnections)
+	return map[string]http.RoundTripper{"HTTP/1.1": h1, "HTTP/2": h2}
 }
 
 func (r *rig) send(by http.RoundTripper, req *http.Request) answer {

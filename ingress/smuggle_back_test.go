@@ -79,26 +79,6 @@ const (
 	right = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright"
 )
 
-// engines are clients of both engines.
-func engines(t testing.TB) map[string]http.RoundTripper {
-	h2 := &http.Transport{Protocols: new(http.Protocols)}
-	h2.Protocols.SetUnencryptedHTTP2(true)
-	t.Cleanup(h2.CloseIdleConnections)
-	h1 := &http.Transport{}
-	t.Cleanup(h1.CloseIdleConnections)
-	return map[string]http.RoundTripper{"HTTP/1.1": h1, "HTTP/2": h2}
-}
-
-// by asks with a client of one engine.
-func (r *rig) by(engine http.RoundTripper, method, path string) answer {
-	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, "http://"+r.plain+path, nil)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return r.send(engine, req)
-}
-
 // exposeTalker is a talker that every request leads to.
 func (r *rig) exposeTalker(secure bool, answers map[string]string) *talker {
 	b := newTalker(r.t, secure, answers)
@@ -168,10 +148,10 @@ func TestABackendCannotAnswerAnotherRequest(t *testing.T) {
 			for name, c := range cases {
 				b.again.Store(0)
 				for range 2 {
-					if got := r.by(by, c.method, paths[name]); got.StatusCode != c.status || strings.Contains(got.body, "evil") {
+					if got := r.doBy(by, c.method, "a", paths[name], ""); got.StatusCode != c.status || strings.Contains(got.body, "evil") {
 						t.Errorf("%s, %s, TLS %v: got %d %q, want %d", name, engine, secure, got.StatusCode, got.body, c.status)
 					}
-					if got := r.by(by, "GET", "/next"); got.StatusCode != 200 || got.body != "right" {
+					if got := r.doBy(by, "GET", "a", "/next", ""); got.StatusCode != 200 || got.body != "right" {
 						t.Errorf("%s, %s, TLS %v: the next request got %d %q", name, engine, secure, got.StatusCode, got.body)
 					}
 				}
@@ -200,7 +180,7 @@ func TestWhatABackendSaysLateIsNobodysAnswer(t *testing.T) {
 			r.expose("web", b.at)
 			protocol := map[bool]string{false: "HTTP", true: "HTTPS"}[secure]
 			r.apply(annotate(ingress("web", 0, "- Prefix / web"), "backend-protocol", protocol))
-			if got := r.by(by, "GET", "/first"); got.body != "right" {
+			if got := r.doBy(by, "GET", "a", "/first", ""); got.body != "right" {
 				t.Errorf("%s, TLS %v: got %q", engine, secure, got.body)
 			}
 			p := &r.endpointOf().pool
@@ -218,7 +198,7 @@ func TestWhatABackendSaysLateIsNobodysAnswer(t *testing.T) {
 			within(t, "the late words", said)
 			kept := idle()
 			r.until("they have arrived", func() bool { return !kept.stands() })
-			if got := r.by(by, "GET", "/next"); got.body != "right" || b.again.Load() != 0 {
+			if got := r.doBy(by, "GET", "a", "/next", ""); got.body != "right" || b.again.Load() != 0 {
 				t.Errorf("%s, TLS %v: the next got %q, %d requests over the connection", engine, secure, got.body, b.again.Load())
 			}
 		}
@@ -247,7 +227,7 @@ func TestBrokenChunksOfABackendAreNoWholeAnswer(t *testing.T) {
 					}
 					resp.Body.Close()
 				}
-				if got := r.by(by, "GET", "/next"); got.body != "right" {
+				if got := r.doBy(by, "GET", "a", "/next", ""); got.body != "right" {
 					t.Errorf("%s, %q: the next got %d %q", engine, chunks, got.StatusCode, got.body)
 				}
 			}

@@ -42,6 +42,11 @@ func (c *Controller) client(peer netip.Addr, h Header) netip.Addr {
 	return peer
 }
 
+// overTLS tells whether the client asks by https: here, or at a trusted proxy in front.
+func (f *front) overTLS(peer netip.Addr, h Header) bool {
+	return f.tls || (f.c.trusted(peer) && strings.EqualFold(h.Get("X-Forwarded-Proto"), "https"))
+}
+
 // newID is a request's name for logs: unlike any other of this run and most of others.
 func (c *Controller) newID() string {
 	n := c.requests.Add(1)

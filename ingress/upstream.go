@@ -87,6 +87,21 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 }
 
+// watch looks after a client until ctx ends, and tells when it has gone.
+func watch(ctx context.Context, client net.Conn, gone func()) {
+	var look func()
+	look = func() {
+		switch {
+		case ctx.Err() != nil:
+		case hungUp(client):
+			gone()
+		default:
+			time.AfterFunc(watchEvery, look)
+		}
+	}
+	time.AfterFunc(watchEvery, look)
+}
+
 // hungUp asks the kernel whether a connection was closed by its other side.
 func hungUp(nc net.Conn) bool {
 	if b, ok := nc.(*begun); ok {
