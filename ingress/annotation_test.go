@@ -215,21 +215,3 @@ func TestALimitOfRequestsHoldsForEachClient(t *testing.T) {
 		t.Errorf("a second later: got %v, want 2 of 200", codes)
 	}
 }
-
-// I-43, I-44: a canary's weight, on the wire.
-func TestACanaryGetsItsShareOnTheWire(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	r.expose("main", named(t, "main"))
-	r.expose("canary", named(t, "canary"))
-	r.apply(annotate(ingress("canary", 0, "a Prefix / canary"), "canary", "true", "canary-weight", "20"), ingress("main", 1, "a Prefix / main"))
-	n := 0
-	for range 1000 {
-		if r.get("a", "/").body == "canary" {
-			n++
-		}
-	}
-	if n < 150 || n > 250 {
-		t.Errorf("got %d of 1000, want 200 within four standard deviations", n)
-	}
-}

@@ -42,7 +42,8 @@ func (r *rig) speaking(handle http.HandlerFunc) []string {
 		r.t.Cleanup(s.Close)
 		name := strings.ToLower(protocol)
 		r.expose(name, s.Listener.Addr().String())
-		r.apply(annotate(ingress(name, i, name+" Prefix / "+name), "backend-protocol", protocol, "proxy-read-timeout", "200ms", "proxy-body-size", "1k"))
+		r.apply(annotate(ingress(name, i, name+" Prefix / "+name), "backend-protocol", protocol, "proxy-body-size", "1k"),
+			annotate(ingress(name+"-silent", i, name+" Prefix /silent "+name), "backend-protocol", protocol, "proxy-read-timeout", "100ms"))
 	}
 	return all
 }
@@ -155,7 +156,7 @@ func TestAConnectionThatIsNotMadeInTimeIs504(t *testing.T) {
 	for i, protocol := range []string{"HTTP", "HTTPS", "GRPC", "GRPCS"} {
 		r.apply(annotate(ingress("full"+strings.ToLower(protocol), i, protocol+" Prefix / full"), "backend-protocol", protocol, "proxy-connect-timeout", "100ms"))
 	}
-	r.apply(annotate(ingress("half", 9, "half Prefix / half"), "proxy-connect-timeout", "100ms"))
+	r.apply(annotate(ingress("half", 9, "half Prefix / half"), "proxy-connect-timeout", "500ms"))
 	for engine, by := range engines(t) {
 		for _, host := range []string{"HTTP", "HTTPS", "GRPC", "GRPCS"} {
 			if got := r.doBy(by, "GET", host, "/", ""); got.StatusCode != 504 {
