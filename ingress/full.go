@@ -158,15 +158,17 @@ func (f *front) handler() http.Handler {
 func (f *front) decideFull(r *http.Request, v *verdict) {
 	host, path, query, err := splitTarget([]byte(r.RequestURI), r.Method)
 	switch {
-	case err != nil || r.Method == http.MethodConnect || !validHost(r.Host):
-		v.answer(http.StatusBadRequest, "the request's target is broken")
+	case err != nil || host != "" || r.Method == http.MethodConnect:
+		v.answer(http.StatusBadRequest, errTarget.Error())
+	case r.Host == "" || !validHost(r.Host) || len(r.Header["Host"]) > 1 || !strings.EqualFold(cmp.Or(r.Header.Get("Host"), r.Host), r.Host):
+		v.answer(http.StatusBadRequest, errHost.Error()) // RFC 9113, 8.3.1
 	case r.Method == http.MethodTrace && r.Body != http.NoBody:
 		v.answer(http.StatusBadRequest, errTrace.Error())
 	case !oneLength(r.Header["Content-Length"]):
 		v.answer(http.StatusBadRequest, errLengths.Error())
 	default:
 		client := f.c.client(netip4(r.RemoteAddr), r.Header)
-		q := Request{Method: r.Method, Host: cmp.Or(host, r.Host), Path: path, Query: query, Header: r.Header, TLS: f.overTLS(netip4(r.RemoteAddr), r.Header), Client: client}
+		q := Request{Method: r.Method, Host: r.Host, Path: path, Query: query, Header: r.Header, TLS: f.overTLS(netip4(r.RemoteAddr), r.Header), Client: client}
 		f.c.decide(&q, r.ContentLength, v)
 	}
 }

@@ -278,15 +278,17 @@ func TestTrailersAndLargeBodiesArriveWhole(t *testing.T) {
 		w.Header().Set("X-Sum", fmt.Sprint(len(text), q.Trailer.Get("X-Sent")))
 	}))
 	r.apply(ingress("web", 0, "- Prefix / web"))
-	for _, path := range []string{"/known", "/chunked"} {
-		req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+r.plain+path, io.MultiReader(strings.NewReader(large)))
-		req.Trailer = http.Header{"X-Sent": {"yes"}}
-		got := r.send(http.DefaultTransport, req)
-		if got.body != large {
-			t.Errorf("%s: got %d octets, want %d", path, len(got.body), len(large))
-		}
-		if want := fmt.Sprint(len(large), "yes"); path == "/chunked" && got.Trailer.Get("X-Sum") != want {
-			t.Errorf("%s: trailer %v, want %s", path, got.Trailer, want)
+	for engine, by := range engines(t) {
+		for _, path := range []string{"/known", "/chunked"} {
+			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+r.plain+path, io.MultiReader(strings.NewReader(large)))
+			req.Trailer = http.Header{"X-Sent": {"yes"}}
+			got := r.send(by, req)
+			if got.body != large {
+				t.Errorf("%s, %s: got %d octets, want %d", engine, path, len(got.body), len(large))
+			}
+			if want := fmt.Sprint(len(large), "yes"); path == "/chunked" && got.Trailer.Get("X-Sum") != want {
+				t.Errorf("%s, %s: trailer %v, want %s", engine, path, got.Trailer, want)
+			}
 		}
 	}
 }

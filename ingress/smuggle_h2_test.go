@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,11 @@ func fields2(change ...string) [][2]string {
 		}
 	}
 	return all
+}
+
+// without leaves a field out.
+func without(name string) [][2]string {
+	return slices.DeleteFunc(fields2(), func(f [2]string) bool { return f[0] == name })
 }
 
 // ask2 sends one request by HTTP/2's frames, unchecked, and returns its status; "" when the stream or the connection was broken off.
@@ -125,19 +131,45 @@ func TestWhatHTTP2CouldSmuggleIsRefused(t *testing.T) {
 		"an upgrade":                    {fields2("upgrade", "websocket"), ""},
 		"te of another kind":            {fields2("te", "chunked"), ""},
 		"CONNECT":                       {fields2(":method", "CONNECT"), ""},
+		"CONNECT of a protocol":         {append([][2]string{{":protocol", "websocket"}}, fields2(":method", "CONNECT")...), ""},
+		"CONNECT as it would be right":  {[][2]string{{":method", "CONNECT"}, {":authority", "a:80"}}, ""},
+		"TRACE with a body":             {fields2(":method", "TRACE"), "hello"},
+		"keep-alive":                    {fields2("keep-alive", "timeout=5"), ""},
+		"proxy-connection":              {fields2("proxy-connection", "keep-alive"), ""},
+		"connection: close":             {fields2("connection", "close"), ""},
+		"te of two kinds":               {fields2("te", "trailers, chunked"), ""},
+		"no method":                     {without(":method"), ""},
+		"no scheme":                     {without(":scheme"), ""},
+		"no path at all":                {without(":path"), ""},
+		"neither authority nor host":    {without(":authority"), ""},
+		"an empty authority":            {fields2(":authority", ""), ""},
+		"an empty method":               {fields2(":method", ""), ""},
+		"two methods":                   {append([][2]string{{":method", "GET"}}, fields2()...), ""},
+		"two schemes":                   {append([][2]string{{":scheme", "https"}}, fields2()...), ""},
+		"two authorities":               {append([][2]string{{":authority", "b"}}, fields2()...), ""},
+		"an answer's pseudo-field":      {append([][2]string{{":status", "200"}}, fields2()...), ""},
+		"a path that is a star":         {fields2(":path", "*"), ""},
+		"a path with a scheme":          {fields2(":path", "http://b/"), ""},
+		"a host that is not the same":   {fields2("host", "b"), ""},
+		"a second host":                 {fields2("host", "a", "host", "b"), ""},
+		"a host beside no authority":    {append(without(":authority"), [2]string{"host", "a b"}), ""},
+		"a return in a value":           {fields2("x", "y\rz"), ""},
+		"a folded value":                {fields2("x", "y\r\n z"), ""},
 	} {
 		status := r.ask2(c.fields, c.body)
 		if status != "" && (status[0] != '4' && status[0] != '5' || status == "404") {
 			t.Errorf("%s: answered %s", name, status)
 		}
 	}
-	if got := r.ask2(fields2("host", "b", "cookie", "a=1", "cookie", "b=2"), "hello"); got != "200" {
-		t.Errorf("a right request: %s", got)
+	for _, fields := range [][][2]string{fields2("host", "a", "cookie", "a=1", "cookie", "b=2"), append(without(":authority"), [2]string{"host", "a"}), fields2("te", "trailers")} {
+		if got := r.ask2(fields, "hello"); got != "200" {
+			t.Errorf("%q, a right request: %s", fields, got)
+		}
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if want := `POST a /x "hello"`; len(seen) != 1 || seen[0] != want {
-		t.Errorf("the backend saw %q, want %s alone", seen, want)
+	if want := `POST a /x "hello"`; !slices.Equal(seen, []string{want, want, want}) {
+		t.Errorf("the backend saw %q, want %s three times alone", seen, want)
 	}
 }
 
