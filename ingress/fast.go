@@ -213,16 +213,17 @@ func remote(a net.Addr) netip.Addr {
 // answer is the ingress's own.
 func (x *exchange) answer() {
 	v, r := &x.verdict, &x.ctx.Response
+	ends := r.ConnectionClose()
+	r.Reset() // and with it the library dates the answer (RFC 9110, 6.6.1), which it must not do to a backend's
 	r.SetStatusCode(v.status)
 	x.dress()
-	if v.status == http.StatusBadRequest {
+	if ends || v.status == http.StatusBadRequest {
 		r.SetConnectionClose() // who sends one thing that cannot be read is not read on
 	}
 	if v.status != http.StatusNoContent {
 		r.Header.Set("Content-Type", "text/plain; charset=utf-8")
 		r.SetBodyString(body(v.status, v.reason))
 	}
-	r.Header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 }
 
 // dress adds the fields that the filters ask for.

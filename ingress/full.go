@@ -194,10 +194,8 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	if v.status == 0 {
 		f.decideFull(r, v)
 	}
-	for _, field := range v.fields {
-		w.Header().Add(field.Name, field.Value)
-	}
 	if v.status != 0 {
+		v.dress(w.Header())
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(v.status)
 		if v.status != http.StatusNoContent {
@@ -224,11 +222,7 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 		Transport: to, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		Rewrite: func(p *httputil.ProxyRequest) { f.rewriteFull(p, v, e, filters) },
 		ModifyResponse: func(answer *http.Response) error {
-			for i := range v.fields {
-				if !v.fields[i].joins() {
-					answer.Header.Del(v.fields[i].Name) // ours stand already
-				}
-			}
+			v.dress(answer.Header) // not before: the proxy clears what stands there when it passes an interim answer
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { failFull(w, v, err) },
@@ -287,6 +281,17 @@ func (f *front) rewriteFull(p *httputil.ProxyRequest, v *verdict, e *entry, filt
 	}
 }
 
+// dress adds the fields that the filters ask for.
+func (v *verdict) dress(to http.Header) {
+	for i := range v.fields {
+		if f := &v.fields[i]; f.joins() {
+			to.Add(f.Name, f.Value)
+		} else {
+			to.Set(f.Name, f.Value)
+		}
+	}
+}
+
 func failFull(w http.ResponseWriter, v *verdict, err error) {
 	status, reason := http.StatusBadGateway, "no endpoint could be reached"
 	var large *http.MaxBytesError
@@ -298,6 +303,7 @@ func failFull(w http.ResponseWriter, v *verdict, err error) {
 	case isTimeout(err):
 		status, reason = http.StatusGatewayTimeout, tooLate
 	}
+	v.dress(w.Header())
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, body(status, reason))
@@ -385,10 +391,10 @@ func (x *exchange) full() {
 
 // relay makes the answer from one that net/http has read.
 func (x *exchange) relay(answer *http.Response, cancel context.CancelFunc) {
-	h := &x.ctx.Response.Header
+	h, none := &x.ctx.Response.Header, head{}
 	x.ctx.Response.SetStatusCode(answer.StatusCode)
 	for name, values := range answer.Header {
-		if !hopByHop([]byte(name)) && !replaced([]byte(name), x.verdict.fields) {
+		if name != "Content-Length" && !none.dropped([]byte(name)) && !replaced([]byte(name), x.verdict.fields) {
 			for _, value := range values {
 				h.Add(name, value)
 			}

@@ -223,3 +223,35 @@ func TestAnswersToRequestsInOneGoKeepTheirOrder(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9110, 6.6.1: answers of the ingress's own carry their date, once.
+func TestTheIngresssOwnAnswersAreDated(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("none", closedPort(t))
+	r.apply(ingress("web", 0, "- Prefix /none none"))
+	for engine, by := range engines(t) {
+		for path, status := range map[string]int{"/": 404, "/none": 502, "/..": 400} {
+			got := r.doBy(by, "GET", "a", path, "")
+			if _, err := http.ParseTime(got.Header.Get("Date")); err != nil || got.StatusCode != status || len(got.Header.Values("Date")) != 1 {
+				t.Errorf("%s, %s: got %d, date %q, want %d", engine, path, got.StatusCode, got.Header.Values("Date"), status)
+			}
+		}
+	}
+}
+
+// I-42: what annotations add stands on answers and on refusals, also behind an interim answer of the backend's.
+func TestFieldsThatAnnotationsAddStandBehindInterimAnswers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", newTalker(t, false, map[string]string{"/": "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + right, "/next": "nonsense\r\n\r\n"}).at)
+	r.apply(annotate(ingress("web", 0, "- Prefix / web"), "enable-cors", "true", "cors-allow-origin", "https://a"))
+	for engine, by := range engines(t) {
+		for path, status := range map[string]int{"/": 200, "/next": 502} {
+			got := r.doBy(by, "GET", "a", path, "", "Origin", "https://a")
+			if got.StatusCode != status || strings.Join(got.Header.Values("Access-Control-Allow-Origin"), "+") != "https://a" || got.Header.Get("Vary") != "Origin" {
+				t.Errorf("%s, %s: got %d %v", engine, path, got.StatusCode, got.Header)
+			}
+		}
+	}
+}
