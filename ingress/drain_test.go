@@ -263,3 +263,27 @@ func TestALongUploadIsNotASlowBackend(t *testing.T) {
 	}
 	both.Wait()
 }
+
+// I-38, I-42: a WebSocket to a backend that speaks TLS.
+func TestAnUpgradeReachesABackendByTLS(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.exposeTalker(true, map[string]string{"/ws": "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello\n"})
+	c, err := net.Dial("tcp", r.plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	if line, err := br.ReadString('\n'); line != "hello\n" {
+		t.Errorf("got %q, %v through the tunnel", line, err)
+	}
+}
