@@ -9,6 +9,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,12 +44,14 @@ func (a *attempt) plain(r *http.Request, e *endpoint, body *watchedBody) (*http.
 	} else {
 		go func() {
 			defer close(p.sent)
-			p.failed = a.pass(r, c)
+			p.failed = a.pass(r, p)
 		}()
 	}
 	h, err := answerHead(c.br, r.Method, c.fields, interim(r.Context()))
 	c.fields = h.fields
-	if err == nil && h.status == http.StatusSwitchingProtocols {
+	if cut := p.cut.Load(); cut != nil {
+		err = *cut // an answer to half a request is none
+	} else if err == nil && h.status == http.StatusSwitchingProtocols {
 		err = errSwitched
 	}
 	var answer *http.Response
@@ -99,7 +102,8 @@ func (a *attempt) begin(r *http.Request, c *conn) error {
 }
 
 // pass sends the body as it comes, and its trailers.
-func (a *attempt) pass(r *http.Request, c *conn) error {
+func (a *attempt) pass(r *http.Request, p *plainBody) error {
+	c := p.c
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	var total int64
@@ -125,7 +129,9 @@ func (a *attempt) pass(r *http.Request, c *conn) error {
 		case err == nil:
 			continue
 		case !errors.Is(err, io.EOF) || (r.ContentLength >= 0 && total != r.ContentLength):
-			return errors.Join(errors.New("the body cannot be read"), err, c.Close()) // half a body is none: the backend must not wait
+			err = errors.Join(errors.New("the body cannot be read"), err)
+			p.cut.Store(&err)
+			return errors.Join(err, c.Close()) // half a body is none: the backend must not wait for the rest
 		case r.ContentLength >= 0:
 			return nil
 		}
@@ -177,8 +183,9 @@ type plainBody struct {
 	from   io.ReadCloser
 	body   *watchedBody
 	stop   func() bool
-	sent   chan struct{} // closed when the request has been sent, or will not be
-	failed error         // why not; to be read after sent
+	sent   chan struct{}         // closed when the request has been sent, or will not be
+	failed error                 // why not; to be read after sent
+	cut    atomic.Pointer[error] // why the client's body ended early; set before the backend can know of it
 	keep   bool
 	ended  bool
 	done   bool

@@ -33,12 +33,7 @@ func newTalker(t testing.TB, secure bool, answers map[string]string) *talker {
 	t.Cleanup(func() { ln.Close() })
 	b := &talker{at: ln.Addr().String(), answers: answers, when: make(chan chan struct{})}
 	if secure {
-		s, _ := secretFor(t, "talker", "a")
-		pair, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
-		if err != nil {
-			t.Fatal(err)
-		}
-		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+		ln = tls.NewListener(ln, talkerTLS(t))
 	}
 	go func() {
 		for {
@@ -51,6 +46,16 @@ func newTalker(t testing.TB, secure bool, answers map[string]string) *talker {
 		}
 	}()
 	return b
+}
+
+func talkerTLS(t testing.TB) *tls.Config {
+	t.Helper()
+	s, _ := secretFor(t, "talker", "a")
+	pair, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 }
 
 func (b *talker) talk(c net.Conn) {
@@ -234,6 +239,66 @@ func TestBrokenChunksOfABackendAreNoWholeAnswer(t *testing.T) {
 		}
 		if n := b.again.Load(); n != 0 {
 			t.Errorf("%q: the connection was used for %d more requests", chunks, n)
+		}
+	}
+}
+
+// corked is a connection whose writes leave in one piece.
+type corked struct {
+	net.Conn
+	held []byte
+	on   bool
+}
+
+func (c *corked) Write(p []byte) (int, error) {
+	if !c.on {
+		return c.Conn.Write(p)
+	}
+	c.held = append(c.held, p...)
+	return len(p), nil
+}
+
+// RFC 9112, 9.2: nor is what TLS has read along with an answer, where neither the kernel nor a buffer of ours shows it.
+func TestARecordOfTLSBehindAnAnswerIsNobodysAnswer(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	config := talkerTLS(t)
+	go func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { nc.Close() })
+			go func() {
+				below := &corked{Conn: nc}
+				c := tls.Server(below, config)
+				for in := bufio.NewReader(c); ; {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					below.on = true
+					_, _ = io.WriteString(c, right)
+					_, _ = io.WriteString(c, evil)
+					below.on = false
+					_, _ = below.Write(below.held)
+					below.held = nil
+				}
+			}()
+		}
+	}()
+	r := newRig(t, nil)
+	r.expose("web", ln.Addr().String())
+	r.apply(annotate(ingress("web", 0, "- Prefix / web"), "backend-protocol", "HTTPS"))
+	for engine, by := range engines(t) {
+		for range 3 {
+			if got := r.doBy(by, "GET", "a", "/", ""); got.body != "right" {
+				t.Errorf("%s: got %d %q", engine, got.StatusCode, got.body)
+			}
 		}
 	}
 }
