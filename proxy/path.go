@@ -184,7 +184,7 @@ func (w *walk) masquerade(slots []slot) {
 	}
 	switch {
 	case w.network.masqueradeAll:
-		w.meet("postrouting", "masquerade fully-random", "the endpoint sees the node's address")
+		w.meet("postrouting", "masquerade", "the endpoint sees the node's address")
 	case w.mark&localBit != 0:
 		w.meet("postrouting", "ct mark & 0x80000000 != 0 return", "the endpoint sees %s: the Local policy keeps it", w.Source)
 	case !w.network.podCIDR.Contains(w.Source):

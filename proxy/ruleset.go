@@ -171,7 +171,9 @@ func isNew() []expr.Any {
 
 func isLocalVariant() []expr.Any { return join(loadCtMark(reg1), bits(localBit, expr.CmpOpNeq)) }
 
-func masquerade() []expr.Any { return []expr.Any{&expr.Masq{FullyRandom: true}} }
+// masquerade keeps the client's port where it can. A port drawn at random may be one of those that the endpoint keeps for a minute
+// after it closed a connection, while the node forgets it after a second: its kernel takes the SYN for a part of the old connection.
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
 
 func rejectReset() []expr.Any {
 	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
@@ -352,21 +354,21 @@ func postroutingRules(n network) []rule {
 	out := []rule{
 		{text: "ct status ! dnat return", exprs: join(translated(expr.CmpOpEq), verdict(expr.VerdictReturn, ""))},
 		{
-			text:  fmt.Sprintf("%[1]s saddr . %[1]s daddr @hairpin masquerade fully-random", n.family),
+			text:  fmt.Sprintf("%[1]s saddr . %[1]s daddr @hairpin masquerade", n.family),
 			exprs: join(n.loadSource(reg1), n.loadDestination(n.after(0)), isIn(mapHairpin), masquerade()),
 		},
 	}
 	if n.masqueradeAll {
-		out = append(out, rule{text: "masquerade fully-random", exprs: masquerade()})
+		out = append(out, rule{text: "masquerade", exprs: masquerade()})
 	}
 	return append(out,
 		rule{text: "ct mark & 0x80000000 != 0 return", exprs: join(isLocalVariant(), verdict(expr.VerdictReturn, ""))},
 		rule{
-			text:  fmt.Sprintf("%s saddr != %s masquerade fully-random", n.family, n.podCIDR),
+			text:  fmt.Sprintf("%s saddr != %s masquerade", n.family, n.podCIDR),
 			exprs: join(n.loadSource(reg1), prefix(n.podCIDR, expr.CmpOpNeq), masquerade()),
 		},
 		rule{
-			text:  fmt.Sprintf("ct original %s daddr != %s masquerade fully-random", n.family, n.serviceCIDR),
+			text:  fmt.Sprintf("ct original %s daddr != %s masquerade", n.family, n.serviceCIDR),
 			exprs: join(originalTo, prefix(n.serviceCIDR, expr.CmpOpNeq), masquerade()),
 		})
 }
