@@ -33,7 +33,7 @@ func (c *Cluster) serveIngress(run context.Context) {
 		addresses = append(addresses, m.address)
 	}
 	c.ingress = ingress.New(ingress.Config{
-		Reader: c.store, Store: c.store, Dial: c.dialFromNode, ServeClassless: true, Addresses: addresses,
+		Reader: c.store.Ahead(), Store: c.store, Dial: c.dialFromNode, ServeClassless: true, Addresses: addresses,
 		Trusted: []netip.Prefix{}, Log: c.o.Log, Now: c.o.Now,
 		Service: metav1.NamespaceSystem + "/" + ingressService, SecurePorts: securePorts(UnprivilegedFrom()),
 	})

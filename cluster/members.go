@@ -121,7 +121,7 @@ func (c *Cluster) join(ctx, run context.Context, is member) (*machine, error) {
 	m.proxy, err = proxy.New(proxy.Config{
 		Node: is.Name, NS: m.NS(), NodeAddresses: []netip.Addr{m.address}, NodePortAddresses: c.o.Config.NodePortAddresses,
 		PodCIDR: nets.Pods, ServiceCIDR: nets.Services,
-		DNSAddress: nets.DNS, Reader: heard{c.store, m.Connected}, Log: log,
+		DNSAddress: nets.DNS, Reader: heard{c.store.Ahead(), m.Connected}, Log: log,
 		OnHealth: func(service types.NamespacedName, answers bool) { c.balancer.Health(service, is.Name, answers) },
 	})
 	if err != nil {

@@ -122,7 +122,7 @@ func isServer(s string) bool {
 func (c *Cluster) serveNames(run context.Context) {
 	nets, conf := c.o.Config.Networks, c.o.Config.DNS
 	d := dns.Config{
-		Reader: c.store, Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
+		Reader: c.store.Ahead(), Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
 		Hosts: conf.Hosts, Stub: map[string][]string{}, Upstream: conf.Upstream,
 		Pods: podRecords[conf.Pods],
 	}

@@ -62,7 +62,7 @@ type forward struct {
 
 func newPublisher(c *Cluster) *publisher {
 	return &publisher{
-		reader: c.store, log: c.o.Log, networks: c.o.Config.Networks, block: c.block, dial: c.Outside, first: UnprivilegedFrom(),
+		reader: c.store.Ahead(), log: c.o.Log, networks: c.o.Config.Networks, block: c.block, dial: c.Outside, first: UnprivilegedFrom(),
 		nodes: map[string]publishedNode{}, services: map[types.NamespacedName]*corev1.Service{}, rows: map[publishKey]*forward{},
 	}
 }

@@ -115,7 +115,7 @@ func (c *Cluster) wireNetwork(ctx, _ context.Context) error {
 		return err
 	}
 	c.fabric = f
-	c.balancer = newBalancer(c.store, c.o.Log, n.LoadBalancers, f)
+	c.balancer = newBalancer(c.store.Ahead(), c.o.Log, n.LoadBalancers, f)
 	c.onClose(f.Close)
 	return nil
 }

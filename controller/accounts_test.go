@@ -153,7 +153,7 @@ func TestAStartOverWritesNothingAnew(t *testing.T) {
 		e := newEngine(New(Config{Store: s, RootCA: "x", MountTokens: true}).o)
 		events, err := e.everything(ctx)
 		for err == nil && (len(events) > 0 || !e.idle()) {
-			_, err = e.turn(ctx, events)
+			_, err = e.finish(ctx, events)
 			events = nil
 		}
 		if err != nil {

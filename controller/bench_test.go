@@ -137,7 +137,7 @@ func BenchmarkStartOver(b *testing.B) {
 		e := newEngine(New(Config{Store: s}).o)
 		events, err := e.everything(b.Context())
 		for first := true; err == nil && (first || !e.idle()); first = false {
-			_, err = e.turn(b.Context(), events)
+			_, err = e.finish(b.Context(), events)
 			events = nil
 		}
 		if err != nil {

@@ -50,7 +50,7 @@ func newBare(t *testing.T, n int) *bare {
 func (b *bare) answer(ctx context.Context, events []store.Event) {
 	b.t.Helper()
 	for first := true; first || !b.engine.idle(); first = false {
-		if _, err := b.engine.turn(ctx, events); err != nil {
+		if _, err := b.engine.finish(ctx, events); err != nil {
 			b.t.Fatal(err)
 		}
 		events = nil

@@ -63,7 +63,7 @@ func newEngine(o Config) *engine {
 func (e *engine) everything(ctx context.Context) ([]store.Event, error) {
 	var events []store.Event
 	for _, k := range api.Kinds {
-		list, err := e.o.Store.List(ctx, k, store.Query{})
+		list, err := e.o.Store.Ahead().List(ctx, k, store.Query{})
 		if err != nil {
 			return nil, err
 		}
@@ -123,14 +123,20 @@ func (e *engine) foreign(b store.Batch) []store.Event {
 	return events
 }
 
-// turn shows events to the controllers and does work, in one transaction; it returns the revision of its last write, or 0.
-func (e *engine) turn(ctx context.Context, events []store.Event) (uint64, error) {
+// turned is what a turn came to.
+type turned struct {
+	last    uint64       // the revision of its last write, 0 for none
+	durable func() error // waits until that is on the disk; nil for a turn that had nothing to do
+}
+
+// turn shows events to the controllers and does work, in one transaction.
+func (e *engine) turn(ctx context.Context, events []store.Event) (turned, error) {
 	defer func() { e.beginning = false }()
 	if len(events) == 0 && e.idle() {
-		return 0, nil
+		return turned{}, nil
 	}
 	var mine span
-	_, err := e.o.Store.Update(ctx, func(tx *store.Tx) error {
+	durable, err := e.o.Store.Ahead().Update(ctx, func(tx *store.Tx) error {
 		t := &turn{engine: e, tx: tx, now: e.o.Now()}
 		mine.first = tx.Revision() + 1
 		for _, ev := range events {
@@ -150,10 +156,10 @@ func (e *engine) turn(ctx context.Context, events []store.Event) (uint64, error)
 		return nil
 	})
 	if err != nil || mine.last < mine.first {
-		return 0, err
+		return turned{}, err
 	}
 	e.own = append(e.own, mine)
-	return mine.last, nil
+	return turned{mine.last, durable}, nil
 }
 
 // queue is a controller's work, in order, each name once.

@@ -183,3 +183,12 @@ func (l *lab) told() map[string]int32 {
 	}
 	return all
 }
+
+// finish is a turn, and the disk's time for what it wrote; it returns the revision of its last write, or 0.
+func (e *engine) finish(ctx context.Context, events []store.Event) (uint64, error) {
+	done, err := e.turn(ctx, events)
+	if err == nil && done.durable != nil {
+		err = done.durable()
+	}
+	return done.last, err
+}

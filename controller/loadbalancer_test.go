@@ -153,7 +153,7 @@ func TestLoadBalancerAddressesAreOfBothFamiliesAndOutliveARestart(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last, err := e.turn(context.Background(), events); err != nil || last != 0 {
+	if last, err := e.finish(context.Background(), events); err != nil || last != 0 {
 		t.Errorf("a manager that starts over: wrote revision %d, error %v, want nothing written", last, err)
 	}
 	c.wantAddresses(want)

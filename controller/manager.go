@@ -105,8 +105,9 @@ func (m *Manager) Settle(ctx context.Context, revision uint64) (uint64, error) {
 // follow answers the store's events until something fails.
 func (m *Manager) follow(ctx context.Context) error {
 	e := newEngine(m.o)
-	seen := m.o.Store.Revision()
-	w, err := m.o.Store.Watch(ctx, seen)
+	ahead := m.o.Store.Ahead() // what controllers write in reply cannot be durable before what they reply to
+	seen := ahead.Revision()
+	w, err := ahead.Watch(ctx, seen)
 	if err != nil {
 		return err
 	}
@@ -117,18 +118,19 @@ func (m *Manager) follow(ctx context.Context) error {
 	}
 	polling, cancel := context.WithCancel(ctx)
 	cancel() // a Next under it returns what there is and does not wait
+	wake := newWake(m)
+	defer wake.end()
 	for {
-		last, err := e.turn(ctx, events)
+		done, err := e.turn(ctx, events)
 		if err != nil {
 			return err
 		}
-		if last != 0 {
-			m.written.Store(last)
-		}
-		wait := polling
+		wait, settled := polling, uint64(0)
 		if e.idle() {
-			m.progress.Reach(seen)
-			wait = ctx
+			wait, settled = ctx, seen
+		}
+		if err := wake.add(done, settled); err != nil {
+			return err
 		}
 		batch, err := e.next(wait, w)
 		if err != nil {

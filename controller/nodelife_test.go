@@ -255,7 +255,7 @@ func TestANodeHasItsGraceFromTheControllersStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.turn(l.ctx, events); err != nil {
+		if _, err := e.finish(l.ctx, events); err != nil {
 			t.Fatal(err)
 		}
 		if nodeReady(l.node("n1")) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 )
 
 // errInterrupted is what a group hears whose commit panicked.
@@ -40,13 +41,19 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) (uint64, error) 
 	} else if out.meanwhile != nil {
 		out.meanwhile()
 	}
-	if out.group != nil {
-		<-out.group.done
-		if err := out.group.err; err != nil {
-			return 0, err
-		}
+	if err := out.durable(); err != nil {
+		return 0, err
 	}
 	return out.revision, out.err
+}
+
+// durable waits for what the answer depends on.
+func (o outcome) durable() error {
+	if o.group == nil {
+		return nil
+	}
+	<-o.group.done
+	return o.group.err
 }
 
 // run executes fn on the newest state and adds what it wrote to the next group. fn may have seen writes that are not durable
@@ -57,19 +64,23 @@ func (s *Store) run(fn func(*Tx) error) outcome {
 	if s.closed {
 		return outcome{err: ErrClosed}
 	}
-	tx := newTx(s.head, s.o.Now)
+	tx := newTx(s.head.Load(), s.o.Now)
 	if err := fn(tx); err != nil {
 		return outcome{group: s.last, err: err}
 	}
 	if len(tx.writes) == 0 {
-		return outcome{group: s.last, revision: s.head.revision}
+		if s.last == nil {
+			return outcome{revision: s.Revision()}
+		}
+		return outcome{group: s.last, revision: tx.state.revision}
 	}
 	leads := s.next == nil
 	if leads {
 		s.next = &group{done: make(chan struct{})}
 		s.last = s.next
 	}
-	s.head = tx.state
+	s.head.Store(tx.state)
+	s.ahead.append(tx.writes)
 	s.next.state = tx.state
 	s.next.writes = append(s.next.writes, tx.writes...)
 	return outcome{group: s.next, leads: leads, revision: tx.state.revision, meanwhile: tx.meanwhile}
@@ -77,6 +88,7 @@ func (s *Store) run(fn func(*Tx) error) outcome {
 
 // lead commits a group: it waits for the commit before it, while which the group grows, then writes the disk once.
 func (s *Store) lead(g *group) {
+	runtime.Gosched() // who reads ahead goes first: a thread that waits for the disk holds up who waits for its processor
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	if !s.seal(g) {
@@ -124,5 +136,14 @@ func (s *Store) settle(g *group, err error) {
 		s.next.err = g.err
 	}
 	s.next, s.last = nil, nil
-	s.head = s.durable.Load()
+	s.undo()
+}
+
+// undo goes back to the durable state. Revisions that were given out are not used again in this process: some reader ahead of the disk
+// may have seen what they stood for.
+func (s *Store) undo() {
+	back := s.durable.Load().next()
+	back.revision = s.head.Load().revision + 1
+	s.head.Store(back)
+	s.ahead.restart(back.revision)
 }

@@ -68,6 +68,17 @@ func (r *ring) drop() {
 	r.events = r.events[1:]
 }
 
+// restart forgets all events and tells every watcher that its revision is gone.
+func (r *ring) restart(revision uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events, r.bytes, r.oldest, r.newest = nil, 0, revision, revision
+	if !r.closed {
+		close(r.moved)
+		r.moved = make(chan struct{})
+	}
+}
+
 func (r *ring) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

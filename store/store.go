@@ -2,10 +2,11 @@
 // that only rises, every write watchable by revision without loss.
 //
 // Writes go through Update: its function runs alone, sees its own writes, and all of them become durable together or none does.
-// Updates that wait at the same time share one commit of the disk. Readers (List, Watch, Get) see durable states only, take no
-// lock that a writer holds across a commit, and get shared objects, which must not be changed.
+// Updates that wait at the same time share one commit of the disk. Readers (List, Watch, Get) see durable states only (but for
+// those of Ahead), take no lock that a writer holds across a commit, and get shared objects, which must not be changed.
 //
-// The store starts no goroutine and knows no timer: the first Update that waits for the disk commits for all that wait with it.
+// The store knows no timer, and starts no goroutine but for Ahead's Updates: the first Update that waits for the disk commits for all
+// that wait with it.
 // It knows nothing of defaults, validation or who may write: that is the API server's.
 package store
 
@@ -43,11 +44,10 @@ type Options struct {
 type Store struct {
 	disk *disk
 	o    Options
-	log  *ring
+	log  *ring // what is durable
 
-	// write serialises Updates' functions and guards the four below.
+	// write serialises Updates' functions and guards the three below; it is held where head and ahead are written.
 	write  sync.Mutex
-	head   *state // newest state; its last writes may not be durable yet
 	next   *group // collects Updates for the next commit; nil while there are none
 	last   *group // the newest group of all: once it is done, head is durable
 	closed bool
@@ -56,6 +56,8 @@ type Store struct {
 	commit sync.Mutex
 
 	durable atomic.Pointer[state] // newest durable state: what readers see
+	head    atomic.Pointer[state] // newest state of all; its last writes may not be durable yet
+	ahead   *ring                 // every write, durable or not yet
 }
 
 // Open opens or makes a store file (mode 0600). Errors: ErrInUse, ErrDamaged, os.ErrPermission and the file system's own.
@@ -70,8 +72,9 @@ func Open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{disk: d, o: o, head: st, log: newRing(o.History, st.revision)}
+	s := &Store{disk: d, o: o, log: newRing(o.History, st.revision), ahead: newRing(o.History, st.revision)}
 	s.durable.Store(st)
+	s.head.Store(st)
 	return s, nil
 }
 
@@ -87,6 +90,7 @@ func (s *Store) Close() error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	s.log.close()
+	s.ahead.close()
 	return s.disk.db.Close()
 }
 
@@ -100,13 +104,16 @@ func (s *Store) Get(kind *api.Kind, namespace, name string) (api.Object, error) 
 
 // List implements Reader. It never fails.
 func (s *Store) List(_ context.Context, kind *api.Kind, q Query) (List, error) {
-	st := s.durable.Load()
-	return List{Items: st.tables[kind].list(q), Revision: st.revision}, nil
+	return s.durable.Load().list(kind, q), nil
 }
 
 // Watch implements Reader.
 func (s *Store) Watch(_ context.Context, from uint64, kinds ...*api.Kind) (Watcher, error) {
 	return s.log.watch(from, kinds)
+}
+
+func (s *state) list(kind *api.Kind, q Query) List {
+	return List{Items: s.tables[kind].list(q), Revision: s.revision}
 }
 
 func (s *state) get(kind *api.Kind, namespace, name string) (api.Object, error) {

@@ -32,6 +32,7 @@ func BenchmarkProbeToLastConnection(b *testing.B) {
 	for i := range flapping {
 		c.Apply(strings.ReplaceAll(flappingYAML, "NAME", fmt.Sprint("flap-", i)))
 		c.Programmed()
+		time.Sleep(2 * time.Second / flapping) // so that their probes fail one after another
 	}
 	dial, err := c.Dialer("node/n2", "")
 	if err != nil {
