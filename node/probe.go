@@ -60,10 +60,12 @@ type asker struct {
 	after, then chan struct{}
 }
 
-// startProbes begins to probe a run; the worker calls the function it keeps in c.stop when the run has ended.
+// startProbes begins to probe a run; it goes on until ctx ends.
 func (c *container) startProbes(ctx context.Context, r *run) {
 	c.probes = probeState{started: c.spec.StartupProbe == nil, ready: c.spec.ReadinessProbe == nil}
-	ctx, c.stop = context.WithCancel(ctx)
+	if c.spec.StartupProbe == nil && c.spec.ReadinessProbe == nil && c.spec.LivenessProbe == nil {
+		return
+	}
 	begun := make(chan struct{})
 	if c.spec.StartupProbe == nil {
 		close(begun)

@@ -227,6 +227,7 @@ func (tx *Tx) write(t EventType, obj, old api.Object) error {
 		}
 		w.size = len(w.value)
 		tx.state.fields.share(w.Object)
+		shareSpec(w.Object, old)
 		tx.table(k).put(w.Object)
 	}
 	tx.state.revision++

@@ -29,6 +29,7 @@ const many = 1000 // pods
 // Ready and in effect as endpoints; and what each takes of the machine's memory beyond the idle cluster, beside what an empty
 // namespace with a veth takes, made afterwards in the same run. Others' work on the machine is in the kernel's figures too.
 func BenchmarkAThousandPods(b *testing.B) {
+	defer debug.SetGCPercent(debug.SetGCPercent(50)) // as the daemon does (cli/memory.go)
 	for b.Loop() {
 		b.StopTimer()
 		c := clustertest.Start(b, cluster.Options{Nodes: 4})

@@ -1,10 +1,30 @@
 package store
 
 import (
+	"bytes"
+
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/api"
 )
+
+// shareSpec puts the spec of the version before in the place of a pod's own, when they are the same bytes: a pod is written several
+// times on its way to being ready, mostly its status, and its spec is half of it. obj must not have been shown to anybody yet.
+func shareSpec(obj, old api.Object) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || old == nil {
+		return
+	}
+	before := old.(*corev1.Pod)
+	mine, err := pod.Spec.Marshal()
+	if err != nil {
+		return
+	}
+	if its, err := before.Spec.Marshal(); err == nil && bytes.Equal(mine, its) {
+		pod.Spec = before.Spec
+	}
+}
 
 // maxFieldSets bounds how many different records are shared: objects made alike have the same, so that a few hundred are many.
 const maxFieldSets = 4096
