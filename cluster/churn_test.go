@@ -313,8 +313,8 @@ func volumeFolders(dir string) []string {
 	return all
 }
 
-// N-12, N-16, issue C: pods come and go in any order while their processes, the helpers and the daemon are killed. TestManyPodsComeAndGo
-// is the long form.
+// N-12, N-16, issue C: pods come and go in any order while their processes, the helpers and the daemon are killed.
+// TestSoakManyPodsComeAndGo is the long form.
 func TestNothingIsLeftOfPodsThatComeAndGoWhileEverythingIsKilled(t *testing.T) {
 	t.Parallel()
 	t.Log(churn(t, 150, 2))

@@ -100,3 +100,6 @@ func openFiles(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// TestSoakManyPodsComeAndGo is issue C's churn at its full size.
+func TestSoakManyPodsComeAndGo(t *testing.T) { t.Log(churn(t, 2000, 12)) }
