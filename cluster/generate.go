@@ -18,7 +18,10 @@ import (
 
 const (
 	requestTimeout = 5 * time.Second
-	maxAnswer      = 64 << 10 // bytes of an answer that are read for the pod's name
+	// idleLife is after how long an idle connection is no longer used, as with every careful client: a server closes its own after a
+	// while, an application that ends after 5 s, and a request that meets the closing is lost.
+	idleLife  = 2 * time.Second
+	maxAnswer = 64 << 10 // bytes of an answer that are read for the pod's name
 )
 
 // generator makes requests at an even rate, never retries, and counts which pod answered.
@@ -69,7 +72,7 @@ func (c *Cluster) newGenerator(o TrafficOptions) (*generator, error) {
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
 			DialContext:       dial,
-			DisableKeepAlives: !o.KeepAlive, MaxIdleConnsPerHost: 64, DisableCompression: true,
+			DisableKeepAlives: !o.KeepAlive, MaxIdleConnsPerHost: 64, IdleConnTimeout: idleLife, DisableCompression: true,
 		},
 	}
 	return g, nil

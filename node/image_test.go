@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -146,5 +147,49 @@ func TestARuleMapsAnImageToAProgramOfTheHost(t *testing.T) {
 	want := `Container image "shop:1.0" is not present with pull policy of Never`
 	if m := got.Status.ContainerStatuses[0].State.Waiting.Message; m != want {
 		t.Errorf("got %q, want %q", m, want)
+	}
+}
+
+// N-13: kubectl run writes args and no command. Where the image is a base, or somebody wants to type, they are the command.
+func TestArgsAreTheCommandWhereKubectlRunMeansThem(t *testing.T) {
+	t.Parallel()
+	const command, sh = "command on the host's files", "shell of the host's files"
+	for _, tc := range []struct {
+		image string
+		args  []string
+		typed bool
+		words string // "" for the built-in application
+		argv  []string
+	}{
+		{image: "busybox", args: []string{"echo", "$(X)"}, words: command, argv: []string{"echo", "x"}},
+		{image: "docker.io/library/alpine:3@sha256:00", args: []string{"sh"}, words: command, argv: []string{"sh"}},
+		{image: "localhost:5000/nicolaka/netshoot:v1", typed: true, words: sh, argv: []string{"sh"}},
+		{image: "curlimages/curl", args: []string{"-s", "http://web"}, words: command, argv: []string{"curl", "-s", "http://web"}},
+		{image: "curlimages/curl", args: []string{"curl", "http://web"}, words: command, argv: []string{"curl", "http://web"}},
+		{image: "team/tool", args: []string{"sh"}, typed: true, words: command, argv: []string{"sh"}},
+		{image: "busybox"}, {image: "team/busybox", args: []string{"serve"}}, {image: "nginx", typed: true},
+		{image: "hashicorp/http-echo", args: []string{"-text=hi"}},
+	} {
+		c := &corev1.Container{Image: tc.image, Args: tc.args, Stdin: tc.typed, TTY: tc.typed}
+		p, err := (&Node{}).resolve(c)
+		if err != nil || p.builtIn != (tc.words == "") || (!p.builtIn && p.words != tc.words) {
+			t.Errorf("%s %q: got %+v, %v", tc.image, tc.args, p, err)
+			continue
+		}
+		if p.builtIn {
+			continue
+		}
+		if got := p.argv(c, &environment{names: []string{"X"}, values: map[string]string{"X": "x"}}); !slices.Equal(got, tc.argv) {
+			t.Errorf("%s %q: runs %q, want %q", tc.image, tc.args, got, tc.argv)
+		}
+	}
+	b := newBench(t, nil)
+	pod := webPod("once")
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	pod.Spec.Containers = []corev1.Container{{Name: "main", Image: "busybox:1.36", Args: []string{"echo", "from args"}}}
+	b.create(pod)
+	b.await(pod, "Succeeded", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded })
+	if log := b.logs(pod, LogRequest{}); log != "from args\n" {
+		t.Errorf("got %q", log)
 	}
 }

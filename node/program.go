@@ -51,6 +51,9 @@ func (n *Node) resolve(c *corev1.Container) (program, error) {
 		return program{}, &imageError{reasonNeverPull,
 			fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)}
 	}
+	if p, ok := fromArgs(c); ok {
+		return p, nil
+	}
 	return program{words: "built-in application", builtIn: true}, nil
 }
 
