@@ -25,6 +25,13 @@ func SpecChanged(new, old Object) bool {
 		return !same(n.Endpoints, o.Endpoints) || !same(n.Ports, o.Ports) || n.AddressType != o.AddressType ||
 			!same(n.Labels, o.Labels)
 	}
+	if n, ok := new.(*corev1.Pod); ok {
+		if o := old.(*corev1.Pod); o.Spec.NodeName == "" && n.Spec.NodeName != "" { // a binding is nobody's wish for another spec
+			before := o.Spec
+			before.NodeName = n.Spec.NodeName
+			return !same(n.Spec, before)
+		}
+	}
 	spec, ok := part(new, "Spec")
 	if !ok {
 		return false

@@ -125,3 +125,18 @@ func TestReadyFollowsTheCondition(t *testing.T) {
 		t.Error("a failed pod is terminal and not active")
 	}
 }
+
+// a binding leaves a pod's generation; another image does not.
+func TestABindingIsNoChangeOfAPodsSpec(t *testing.T) {
+	t.Parallel()
+	old := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "web:1"}}}}
+	bound := Copy(old)
+	bound.Spec.NodeName = "n1"
+	if SpecChanged(bound, old) {
+		t.Error("a binding counts")
+	}
+	bound.Spec.Containers[0].Image = "web:2"
+	if !SpecChanged(bound, old) {
+		t.Error("another image does not count")
+	}
+}

@@ -32,6 +32,8 @@ type container struct {
 	hooking  bool                             // its postStart hook runs
 	last     *corev1.ContainerStateTerminated // how the run before this one ended
 	ended    *corev1.ContainerStateTerminated // how the current run ended; nil while it runs or waits
+	wants    string                           // the image, which may be changed while the pod runs
+	changed  bool                             // it was: the run that ends is followed by another, whatever the policy
 	probes   probeState
 	fresh    bool               // just started: no probe has answered yet
 	life     context.Context    // of the hook and the probes of the current run
@@ -114,7 +116,9 @@ type configError struct{ error }
 
 // start starts a run. Its end is posted to the worker. Errors: a configError; anything else that kept it from running.
 func (c *container) start(ctx context.Context) error {
-	p, err := c.w.n.resolve(c.spec)
+	spec := *c.spec
+	spec.Image = c.wants
+	p, err := c.w.n.resolve(&spec)
 	if err != nil {
 		return err
 	}
@@ -143,7 +147,7 @@ func (c *container) start(ctx context.Context) error {
 	r.log = &runLog{now: c.w.n.cfg.Now}
 	r.io = &terminalIO{log: r.log}
 	if p.builtIn {
-		r.name = c.spec.Image
+		r.name = c.wants
 		err = c.startApp(ctx, r)
 	} else {
 		args := p.argv(c.spec, env)
@@ -200,7 +204,7 @@ func (c *container) startApp(ctx context.Context, r *run) error {
 func (c *container) facts() app.Facts {
 	pod := c.w.pod
 	return app.Facts{
-		Pod: pod.Name, Namespace: pod.Namespace, Node: c.w.n.cfg.Name, IP: c.w.net.Load().IP.String(), Image: c.spec.Image, Labels: pod.Labels,
+		Pod: pod.Name, Namespace: pod.Namespace, Node: c.w.n.cfg.Name, IP: c.w.net.Load().IP.String(), Image: c.wants, Labels: pod.Labels,
 	}
 }
 

@@ -96,7 +96,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 
 // newContainer takes up what the store knows of a container that ran before the machine lost its power.
 func (w *worker) newContainer(spec *corev1.Container, r role) *container {
-	c := &container{w: w, spec: spec, role: r}
+	c := &container{w: w, spec: spec, role: r, wants: spec.Image}
 	for _, list := range [][]corev1.ContainerStatus{
 		w.pod.Status.InitContainerStatuses, w.pod.Status.ContainerStatuses, w.pod.Status.EphemeralContainerStatuses,
 	} {
@@ -329,6 +329,7 @@ func (w *worker) drainInbox() {
 func (w *worker) relabel() {
 	w.pod = w.latest.Load()
 	w.adopt()
+	w.respec()
 	w.stale.Store(len(w.pod.Spec.Volumes) > 0)
 	for _, c := range w.all() {
 		if r := c.current(); r != nil && r.app != nil && w.net.Load() != nil {
@@ -398,7 +399,7 @@ func (w *worker) view() podView {
 
 func (c *container) view() containerView {
 	v := containerView{
-		spec: c.spec, role: c.role, restarts: c.restarts, waiting: c.waiting, ended: c.ended, last: c.last, image: c.image,
+		spec: c.spec, wants: c.wants, role: c.role, restarts: c.restarts, waiting: c.waiting, ended: c.ended, last: c.last, image: c.image,
 		over: c.endedForGood(),
 	}
 	if r := c.current(); r != nil {

@@ -119,6 +119,11 @@ func (c *container) noteEnd(r *run) {
 	c.stop()
 	c.probes, c.fresh, c.hooking, c.waiting = probeState{}, false, false, corev1.ContainerStateWaiting{}
 	c.ended, w.dirty = r.terminated(now, c.spec.TerminationMessagePolicy), true
+	if c.changed {
+		c.last, c.ended, c.changed, c.failures = c.ended, nil, false, 0
+		c.restarts++
+		return
+	}
 	if now.Sub(r.began) >= backOffReset {
 		c.failures = 0
 	}
@@ -174,4 +179,30 @@ func (c *container) restart(r *run, seconds *int64) {
 		close(ready)
 		c.end(ending{hooks: ctx, kill: ctx, released: ready}, r, nil)
 	})
+}
+
+// respec takes up what may change of a running pod's spec: the images of its containers, and the resources, which the status shows.
+func (w *worker) respec() {
+	if w.pod.Generation == w.pod.Status.ObservedGeneration {
+		return
+	}
+	w.dirty = true
+	for _, list := range [][]corev1.Container{w.pod.Spec.InitContainers, w.pod.Spec.Containers} {
+		for i := range list {
+			if c := w.find(list[i].Name); c != nil && c.wants != list[i].Image {
+				c.change(list[i].Image)
+			}
+		}
+	}
+}
+
+// change gives the container another image. One that runs is started again at once, as kubelet does.
+func (c *container) change(image string) {
+	c.wants, c.failures, c.retryAt = image, 0, time.Time{}
+	if c.role == roleInit || !c.alive() {
+		return
+	}
+	c.changed = true
+	c.w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf("Container %s definition changed, will be restarted", c.spec.Name)})
+	c.restart(c.current(), nil)
 }

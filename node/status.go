@@ -20,6 +20,7 @@ const AnnotationImage = "kubarium.dev/image"
 // containerView is what the status of one container is made from.
 type containerView struct {
 	spec           *corev1.Container
+	wants          string // the image's name
 	role           role
 	image          string // how the image was resolved; "" until it was
 	running        bool
@@ -62,6 +63,8 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	s.InitContainerStatuses = statuses(v.inits, reason)
 	s.ContainerStatuses = statuses(v.containers, reason)
 	s.EphemeralContainerStatuses = statuses(v.debuggers, waitingCreating)
+	showResources(s.InitContainerStatuses, pod.Spec.InitContainers)
+	showResources(s.ContainerStatuses, pod.Spec.Containers)
 	s.Phase = v.phase(pod)
 	if v.failed != nil {
 		s.Reason, s.Message = v.failed.reason, v.failed.message
@@ -70,6 +73,15 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 		setCondition(&s, c, v.now)
 	}
 	return s
+}
+
+// showResources tells what the containers have of what they ask for: all of it, since nothing here is held to it.
+func showResources(all []corev1.ContainerStatus, specs []corev1.Container) {
+	for i := range min(len(all), len(specs)) {
+		if has := &specs[i].Resources; all[i].Name == specs[i].Name && len(has.Requests)+len(has.Limits) > 0 {
+			all[i].Resources, all[i].AllocatedResources = has.DeepCopy(), has.DeepCopy().Requests
+		}
+	}
 }
 
 func statuses(all []containerView, reason string) []corev1.ContainerStatus {
@@ -83,7 +95,7 @@ func statuses(all []containerView, reason string) []corev1.ContainerStatus {
 // status is the status of one container; reason is why it waits if it does not know one itself.
 func (c containerView) status(reason string) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{
-		Name: c.spec.Name, Image: c.spec.Image, ContainerID: c.id, Ready: c.ready, Started: &c.started, RestartCount: c.restarts,
+		Name: c.spec.Name, Image: c.wants, ContainerID: c.id, Ready: c.ready, Started: &c.started, RestartCount: c.restarts,
 	}
 	if c.image != "" {
 		s.ImageID = "kubarium.dev/" + strings.ReplaceAll(c.image, " ", "-")
