@@ -119,43 +119,60 @@ func (h *head) statusLine(line []byte) error {
 	return nil
 }
 
+// framed is what an answer's fields say of its framing.
+type framed struct {
+	lengths, codings int // how many tell of it
+	ends, stays      bool
+}
+
 // frame finds the body's length, and whether another answer can follow.
 func (h *head) frame(method string) error {
-	lengths, codings, ends, stays := 0, 0, false, h.minor != '0'
+	f := framed{stays: h.minor != '0'}
 	for i := range h.fields {
-		name, value := h.fields[i].name, h.fields[i].value
-		switch {
-		case equalFold(name, "Content-Length"):
-			n, ok := number(value)
-			if lengths++; !ok {
-				return errLengths
-			}
-			h.length, h.told = n, true
-		case equalFold(name, "Transfer-Encoding"):
-			if codings++; !equalFold(value, "chunked") {
-				return errEncoding
-			}
-		case equalFold(name, "Connection"):
-			ends = ends || hasToken(value, "close")
-			stays = stays || hasToken(value, "keep-alive")
-			h.named = append(append(h.named, ','), value...)
-		case equalFold(name, "Upgrade"):
-			h.upgrade = value
+		if err := h.note(&f, h.fields[i].name, h.fields[i].value); err != nil {
+			return err
 		}
 	}
 	switch {
-	case lengths > 1, lengths > 0 && codings > 0:
+	case f.lengths > 1, f.lengths > 0 && f.codings > 0:
 		return errLengths
-	case codings > 1, codings > 0 && h.minor == '0':
+	case f.codings > 1, f.codings > 0 && h.minor == '0':
 		return errEncoding
+	}
+	switch {
 	case method == http.MethodHead || h.status < 200 || h.status == http.StatusNoContent || h.status == http.StatusNotModified:
 		h.length = 0
-	case codings > 0:
+	case f.codings > 0:
 		h.length = -1
-	case lengths == 0:
+	case f.lengths == 0:
 		h.length = -2
 	}
-	h.keep = stays && !ends && h.length != -2
+	h.keep = f.stays && !f.ends && h.length != -2
+	return nil
+}
+
+// note takes one field into account.
+func (h *head) note(f *framed, name, value []byte) error {
+	switch {
+	case equalFold(name, "Content-Length"):
+		n, ok := number(value)
+		if !ok {
+			return errLengths
+		}
+		f.lengths++
+		h.length, h.told = n, true
+	case equalFold(name, "Transfer-Encoding"):
+		if !equalFold(value, "chunked") {
+			return errEncoding
+		}
+		f.codings++
+	case equalFold(name, "Connection"):
+		f.ends = f.ends || hasToken(value, "close")
+		f.stays = f.stays || hasToken(value, "keep-alive")
+		h.named = append(append(h.named, ','), value...)
+	case equalFold(name, "Upgrade"):
+		h.upgrade = value
+	}
 	return nil
 }
 
