@@ -44,8 +44,13 @@ func BenchmarkBesideNginxAndReverseProxy(b *testing.B) {
 	bare.ErrorLog = log.New(io.Discard, "", 0) // of wrk, which hangs up
 	reverse := httptest.NewServer(bare)
 	defer reverse.Close()
+	asItComes := httputil.NewSingleHostReverseProxy(to) // with net/http's default transport, which keeps two connections to a backend
+	asItComes.ErrorLog = bare.ErrorLog
+	plain := httptest.NewServer(asItComes)
+	defer plain.Close()
 	places := []struct{ name, at string }{
 		{"nginx", startNginx(b, target)}, {"ingress", r.plain}, {"ReverseProxy", reverse.Listener.Addr().String()}, {"backend", target},
+		{"bare-ReverseProxy", plain.Listener.Addr().String()},
 	}
 	for b.Loop() {
 		for _, p := range places {
