@@ -7,14 +7,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// defaultToleration is Kubernetes' own (--default-not-ready-toleration-seconds).
-const defaultToleration = 300 * time.Second
+// DefaultToleration is for how long a pod that says nothing stays on a lost node: Kubernetes' own (--default-not-ready-toleration-seconds).
+const DefaultToleration = 300 * time.Second
 
 // TolerateLostNodes lets a new pod that says nothing of lost nodes stay on one for a while, rounded up to whole seconds (zero is
 // 300 s), as Kubernetes' admission plugin DefaultTolerationSeconds does.
 func TolerateLostNodes(pod *corev1.Pod, after time.Duration) {
 	if after <= 0 {
-		after = defaultToleration
+		after = DefaultToleration
 	}
 	seconds := int64((after + time.Second - 1) / time.Second)
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {

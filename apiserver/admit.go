@@ -50,7 +50,8 @@ func (s *Server) admitNew(c *call, obj api.Object) error {
 	return s.admitPriorityClass(obj)
 }
 
-// admitPod gives a new pod its ServiceAccount and what that brings, a while on a lost node, its priority, and the amounts that LimitRanges give.
+// admitPod gives a new pod its ServiceAccount and what that brings, a while on a lost node, its priority, and the amounts that LimitRanges
+// give.
 func (s *Server) admitPod(c *call, pod *corev1.Pod) error {
 	name := pod.Spec.ServiceAccountName
 	if name == "" {

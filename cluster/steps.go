@@ -158,7 +158,7 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Authority: c.authority, Log: c.o.Log, Services: c.o.Config.Networks.Services, Version: c.o.Version,
 		Exec: c, Logs: c, Attach: c, Forward: c, Dial: c.dialFromNode, Extra: c.extra(), Now: c.o.Now, MountTokens: true,
-		Toleration: c.controllers().Toleration(),
+		Toleration: controller.Toleration(time.Duration(c.o.Config.NodeGrace)),
 	})
 	if err != nil {
 		return err
@@ -167,16 +167,12 @@ func (c *Cluster) serveAPI(_, run context.Context) error {
 	return nil
 }
 
-func (c *Cluster) controllers() controller.Config {
-	return controller.Config{
+func (c *Cluster) runRoles(ctx, run context.Context) error {
+	c.manager = controller.New(controller.Config{
 		Store: c.store, Log: c.o.Log, Now: c.o.Now, ClusterDomain: c.o.Config.ClusterDomain, NodeGrace: time.Duration(c.o.Config.NodeGrace),
 		LoadBalancers: []netip.Prefix{c.o.Config.Networks.LoadBalancers}, RootCA: string(c.authority.CA),
 		MountTokens: true, Admit: apiserver.Admit,
-	}
-}
-
-func (c *Cluster) runRoles(ctx, run context.Context) error {
-	c.manager = controller.New(c.controllers())
+	})
 	c.serveNames(run)
 	c.group.Go(func() error { return c.manager.Run(run) })
 

@@ -87,7 +87,7 @@ func (t *turn) admitPod(pod *corev1.Pod) error {
 			fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", pod.Namespace, name, name))
 	}
 	api.UseServiceAccount(pod, account, t.engine.o.MountTokens)
-	api.TolerateLostNodes(pod, t.engine.o.Toleration())
+	api.TolerateLostNodes(pod, Toleration(t.engine.o.NodeGrace))
 	if err := api.UsePriorityClass(pod, query[*schedulingv1.PriorityClass](t, api.PriorityClasses, store.Query{})); err != nil {
 		return err
 	}

@@ -11,12 +11,7 @@ import (
 	"kubarium.dev/store"
 )
 
-const (
-	evictionComponent = "taint-eviction-controller"
-	// defaultToleration is how long pods that say nothing stay on a node that is lost; Kubernetes' default, which goes with
-	// defaultNodeGrace.
-	defaultToleration = 300 * time.Second
-)
+const evictionComponent = "taint-eviction-controller"
 
 // evictions deletes the pods that do not tolerate a NoExecute taint of their node, or not any longer (N-3).
 //
@@ -153,10 +148,8 @@ func stayFor(pod *corev1.Pod, taint corev1.Taint) (time.Duration, bool) {
 	return time.Duration(min(least, int64(math.MaxInt64/time.Second))) * time.Second, true
 }
 
-// Toleration is for how long pods that say nothing of lost nodes stay on one: EvictAfter, or its default.
-func (o Config) Toleration() time.Duration {
-	if o.EvictAfter > 0 {
-		return o.EvictAfter
-	}
-	return time.Duration(float64(defaultToleration) * o.nodeGrace().Seconds() / defaultNodeGrace.Seconds())
+// Toleration is for how long pods that say nothing of lost nodes stay on one, when a node is lost after nodeGrace (0 for 40 s): what 300 s
+// are to Kubernetes' 40 s.
+func Toleration(nodeGrace time.Duration) time.Duration {
+	return time.Duration(float64(api.DefaultToleration) * (Config{NodeGrace: nodeGrace}).nodeGrace().Seconds() / defaultNodeGrace.Seconds())
 }

@@ -35,11 +35,9 @@ type Config struct {
 	Now   func() time.Time // nil for time.Now
 	// ClusterDomain is the DNS domain of the cluster; no controller of today needs it.
 	ClusterDomain string
-	// NodeGrace is how long a node's lease may go without being renewed before the node counts as lost; 0 for 40 s.
+	// NodeGrace is how long a node's lease may go without being renewed before the node counts as lost; 0 for 40 s. For how long pods
+	// stay there goes with it (Toleration).
 	NodeGrace time.Duration
-	// EvictAfter is for how long pods that say nothing of it tolerate that their node is lost, rounded up to whole seconds; 0 for
-	// what 300 s are to a NodeGrace of 40 s.
-	EvictAfter time.Duration
 	// LoadBalancers are the ranges that Services of type LoadBalancer get their addresses from, at most one address of each
 	// family for each Service. Without any, such Services stay pending.
 	LoadBalancers []netip.Prefix

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"kubarium.dev/node/image"
 )
 
 // bases are the images that people reach for when they want a shell or a tool: a container's args are the command there, as the
@@ -15,22 +17,10 @@ var bases = map[string]string{
 	"e2e-test-images/jessie-dnsutils": "", "curlimages/curl": "curl",
 }
 
-// repository is an image's name without registry, tag and digest; official images have no "library/" before them.
-func repository(image string) string {
-	image, _, _ = strings.Cut(image, "@")
-	if colon := strings.LastIndexByte(image, ':'); colon > strings.LastIndexByte(image, '/') {
-		image = image[:colon]
-	}
-	if first, rest, ok := strings.Cut(image, "/"); ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
-		image = rest
-	}
-	return strings.TrimPrefix(image, "library/")
-}
-
 // fromArgs is the program of a container without a command whose args are one: because its image is a base, or because somebody wants
 // to type into it (kubectl run -it --image=IMAGE -- sh), who gets a shell if he says nothing.
 func fromArgs(c *corev1.Container) (program, bool) {
-	tool, base := bases[repository(c.Image)]
+	tool, base := bases[image.Repository(c.Image)]
 	typed := c.Stdin && c.TTY
 	p := program{words: "command on the host's files"}
 	switch {

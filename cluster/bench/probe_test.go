@@ -29,10 +29,12 @@ func BenchmarkProbeToLastConnection(b *testing.B) {
 	c := clustertest.Start(b, cluster.Options{})
 	answers := make(chan failure)
 	serveProbes(b, c, answers)
+	apart := time.NewTicker(2 * time.Second / flapping) // so that their probes fail one after another
+	defer apart.Stop()
 	for i := range flapping {
+		<-apart.C
 		c.Apply(strings.ReplaceAll(flappingYAML, "NAME", fmt.Sprint("flap-", i)))
 		c.Programmed()
-		time.Sleep(2 * time.Second / flapping) // so that their probes fail one after another
 	}
 	dial, err := c.Dialer("node/n2", "")
 	if err != nil {

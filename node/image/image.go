@@ -174,6 +174,15 @@ func fullName(ref string) string {
 	return r.Name()
 }
 
+// Repository is an image's name without registry, tag and digest, and without the "library/" of Docker's own; "" for what is no name.
+func Repository(ref string) string {
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(r.Context().RepositoryStr(), "library/")
+}
+
 // SetRules replaces the rules. The first that is true of an image counts.
 func (s *Set) SetRules(rules []Rule) {
 	s.mu.Lock()
