@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"kubarium.dev/api"
 	"kubarium.dev/store"
 )
@@ -68,5 +70,34 @@ func TestAheadOfTheDiskAFailedWriteIsUndone(t *testing.T) {
 	put(t, s, configMap("c", "1"))
 	if got := briefly(t, ahead); got != "ADDED c, at 4" || s.Revision() != 4 {
 		t.Errorf("got %q, revision %d", got, s.Revision())
+	}
+}
+
+// issue 4, memory: a pod's versions have one spec between them until it changes.
+func TestVersionsOfAPodShareTheSpecThatStays(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, store.Options{NoSync: true})
+	read := func() *corev1.Pod {
+		p, err := store.Get[*corev1.Pod](s, api.Pods, "default", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	change := func(fn func(*corev1.Pod)) *corev1.Pod {
+		p := api.Copy(read())
+		fn(p)
+		put(t, s, p)
+		return read()
+	}
+	put(t, s, pod("a", "n1"))
+	first := change(func(p *corev1.Pod) { p.Spec.Containers = []corev1.Container{{Name: "c", Image: "web:1"}} })
+	second := change(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning })
+	if &first.Spec.Containers[0] != &second.Spec.Containers[0] || second.Status.Phase != corev1.PodRunning || first.Status.Phase == second.Status.Phase {
+		t.Errorf("a change of the status made another spec: %+v", second.Status)
+	}
+	third := change(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "web:2" })
+	if second.Spec.Containers[0].Image != "web:1" || third.Spec.Containers[0].Image != "web:2" {
+		t.Errorf("a change of the spec: got %s and %s", second.Spec.Containers[0].Image, third.Spec.Containers[0].Image)
 	}
 }
