@@ -82,6 +82,7 @@ func TestIdleConnectionsMakeWay(t *testing.T) {
 	for i := range 300 { // more than maxStreams
 		idle = append(idle, dialTCP(t, l.addr))
 		if i == 200 {
+			ask(dialTCP(t, l.addr)) // who connected before is accepted then, and so was silent for longer than busy
 			ask(busy)
 		}
 	}
