@@ -4,7 +4,7 @@
 // A Server has one index of names. Run fills it from a store.Reader and follows the store's events; each event renews the
 // records of the Service it touches and no others. Serve answers on sockets handed in, as many as there are nodes; readers of
 // the index take no lock. Plain questions are answered within the packet they came in, many packets a system call; the rest
-// takes the long way through miekg/dns, with the same bytes. Names outside the zone are looked up among the configured hosts,
+// takes the long way through miekg/dns' messages, with the same bytes. Names outside the zone are looked up among the configured hosts,
 // then in a cache, then asked of the servers of a stub domain or of the upstream servers; Reload changes all of these.
 // Handler serves /health, /ready and /metrics; KeepQuestions remembers who asked what.
 //
@@ -20,7 +20,9 @@
 //   - Each answer with several addresses comes in random order.
 //   - With Autopath the answer to a pod's first question of a search is that of the first name that exists, so `dig` there shows
 //     a CNAME that no object made.
-//   - Of more than 256 TCP connections the one that was silent for the longest is closed.
+//   - Questions over one TCP connection are answered as the answers are known (RFC 7766, 6.2.1.1): what the cluster knows does
+//     not wait for what others are asked. Of more than 256 connections the one that was silent for the longest is closed.
 //
-// Not here: resolv.conf of pods (package node), zone transfers (refused), DNSSEC, prefetching. A loop through another resolver that changes ids is not told as one: it ends in a time-out.
+// Not here: resolv.conf of pods (package node), zone transfers (refused), DNSSEC, DNS cookies (ignored), prefetching. A loop
+// through another resolver that changes ids is not told as one: it ends in a time-out.
 package dns

@@ -17,6 +17,13 @@ import (
 	"kubarium.dev/store"
 )
 
+// reply is the message that a client gets for req. seed decides the order of addresses.
+func (s *Server) reply(ctx context.Context, client netip.Addr, req *wire.Msg, stream bool, seed uint64) *wire.Msg {
+	m, r := s.whole(ctx, client, req, seed)
+	finish(m, &r, req, room(req, stream))
+	return m
+}
+
 // both answers one packet the quick and the long way. quick is nil where the quick way leaves it to the other.
 func both(t testing.TB, s *Server, packet []byte, seed uint64) (quick, long []byte) {
 	t.Helper()

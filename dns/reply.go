@@ -21,13 +21,6 @@ func (s *Server) Answer(req *dns.Msg) *dns.Msg {
 	return m
 }
 
-// reply is the message to send to a client for req. seed decides the order of addresses.
-func (s *Server) reply(ctx context.Context, client netip.Addr, req *dns.Msg, stream bool, seed uint64) *dns.Msg {
-	m, r := s.whole(ctx, client, req, seed)
-	finish(m, &r, req, room(req, stream))
-	return m
-}
-
 // whole is an empty reply to req, and the answer, by whoever knows it.
 func (s *Server) whole(ctx context.Context, client netip.Addr, req *dns.Msg, seed uint64) (*dns.Msg, result) {
 	m, r := s.begin(req, seed)
@@ -141,7 +134,7 @@ func refuse(req *dns.Msg) int {
 	if req.Opcode != dns.OpcodeQuery {
 		return dns.RcodeNotImplemented
 	}
-	if len(req.Question) != 1 {
+	if len(req.Question) != 1 || !soundOPT(req) {
 		return dns.RcodeFormatError
 	}
 	if opt := req.IsEdns0(); opt != nil && opt.Version() != 0 {
@@ -152,6 +145,19 @@ func refuse(req *dns.Msg) int {
 		return dns.RcodeRefused
 	}
 	return dns.RcodeSuccess
+}
+
+// soundOPT: there is one OPT record at most, and it belongs to the root (RFC 6891, 6.1).
+func soundOPT(req *dns.Msg) bool {
+	n := 0
+	for _, rr := range req.Extra {
+		if h := rr.Header(); h.Rrtype == dns.TypeOPT {
+			if n++; n > 1 || h.Name != "." {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // room is how many bytes the reply may have.

@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Serve answers on a packet connection and a listener, either of which may be nil, until ctx ends; then it returns nil. It
-// closes both. Several may run at once: two sockets that share an address (SO_REUSEPORT) use two processors.
+// Serve answers on a UDP socket and a listener, either of which may be nil, until ctx ends; then it returns nil. It closes both.
+// Several may run at once: two sockets that share an address (SO_REUSEPORT) use two processors.
 func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	switch conn := packets.(type) {
@@ -26,56 +25,13 @@ func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.
 		group.Go(func() error { return s.servePackets(ctx, conn) })
 	default:
 		group.Go(func() error {
-			return serve(ctx, &dns.Server{PacketConn: packets, UDPSize: maxUDP, Handler: s.handler(ctx, false)})
+			return errors.Join(fmt.Errorf("dns: serve: %T is no UDP socket", packets), packets.Close())
 		})
 	}
 	if streams != nil {
-		group.Go(func() error {
-			// As many questions over one connection as the client likes: to end it after some would lose answers on their way.
-			return serve(ctx, &dns.Server{Listener: newStreams(streams), MaxTCPQueries: -1, Handler: s.handler(ctx, true)})
-		})
+		group.Go(func() error { return s.serveStreams(ctx, streams) })
 	}
 	return group.Wait()
-}
-
-func serve(ctx context.Context, srv *dns.Server) error {
-	started := make(chan struct{})
-	ended := make(chan error, 1)
-	srv.NotifyStartedFunc = func() { close(started) }
-	go func() { ended <- srv.ActivateAndServe() }()
-	select {
-	case err := <-ended:
-		return fmt.Errorf("dns: serve: %w", err)
-	case <-started:
-	}
-	select {
-	case err := <-ended:
-		return fmt.Errorf("dns: serve: %w", cmp.Or(err, net.ErrClosed))
-	case <-ctx.Done():
-	}
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	err := srv.ShutdownContext(patience)
-	<-ended
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("dns: stop serving: %w", err)
-	}
-	return nil
-}
-
-func (s *Server) handler(ctx context.Context, stream bool) dns.HandlerFunc {
-	protocol := overUDP
-	if stream {
-		protocol = overTCP
-	}
-	return func(w dns.ResponseWriter, req *dns.Msg) {
-		a := asked{protocol: protocol, from: addressOf(w.RemoteAddr()), began: time.Now()}
-		m := s.reply(ctx, a.from, req, stream, rand.Uint64())
-		s.done(a, req, m) // before the client knows, so that who has an answer finds its question kept
-		if err := w.WriteMsg(m); err != nil && ctx.Err() == nil {
-			s.log.Debug("dns: send answer", "to", w.RemoteAddr().String(), "err", err)
-		}
-	}
 }
 
 // servePackets reads packets many at a time and answers what the index knows at once, in order; questions for upstream servers
@@ -158,27 +114,40 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 		return s.pack(refusal, packet)
 	}
 	a := asked{protocol: overUDP, from: b.peer(i).Addr(), began: time.Now()}
-	m, r := s.begin(req, rand.Uint64())
-	rest := s.rest(a.from, req, &r)
-	if len(rest) == 0 && (r.foreign == "" || s.known(req, &r)) {
-		finish(m, &r, req, room(req, false))
-		s.done(a, req, m)
+	m, later := s.start(ctx, a, req, room(req, false))
+	if later == nil {
 		return s.pack(m, packet)
 	}
 	back := b.back(i)
 	asking.Go(func() {
-		if r.foreign != "" {
-			s.complete(ctx, req, &r)
-		}
-		r := s.goOn(ctx, req, rest, r)
-		finish(m, &r, req, room(req, false))
-		s.done(a, req, m)
 		answer := make([]byte, maxUDP)
-		if err := back.send(answer[:s.pack(m, answer)]); err != nil && ctx.Err() == nil {
+		if err := back.send(answer[:s.pack(later(), answer)]); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", back.String(), "err", err)
 		}
 	})
 	return 0
+}
+
+// start answers req in so many bytes at most: at once where nobody has to be asked, else by what it returns, which takes its time.
+// The question is kept before its client knows, so that who has an answer finds it.
+func (s *Server) start(ctx context.Context, a asked, req *dns.Msg, size int) (now *dns.Msg, later func() *dns.Msg) {
+	m, r := s.begin(req, rand.Uint64())
+	rest := s.rest(a.from, req, &r)
+	end := func() *dns.Msg {
+		finish(m, &r, req, size)
+		s.done(a, req, m)
+		return m
+	}
+	if len(rest) == 0 && (r.foreign == "" || s.known(req, &r)) {
+		return end(), nil
+	}
+	return nil, func() *dns.Msg {
+		if r.foreign != "" {
+			s.complete(ctx, req, &r)
+		}
+		r = s.goOn(ctx, req, rest, r)
+		return end()
+	}
 }
 
 // pack puts m into buf and returns its length, or 0 when m is nil or cannot be sent.

@@ -72,8 +72,6 @@ const (
 	// maxUDP is the largest packet read, and sent to a client that says it takes as much: the size that EDNS0 (RFC 6891)
 	// proposes.
 	maxUDP = 4096
-	// drain is how long a stopping server waits for answers that are under way; their upstream questions are cancelled.
-	drain = 2 * time.Second
 )
 
 // Server answers the names of one cluster.

@@ -124,3 +124,73 @@ func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
 		t.Error("the connection is still open")
 	}
 }
+
+// mutely is a lab with an upstream server that answers when the test says so, and a connection to the lab over TCP.
+func mutely(t *testing.T) (c *wire.Conn, next func() (*wire.Msg, func(*wire.Msg))) {
+	t.Helper()
+	up, next := mute(t)
+	l := newLab(t, dns.Config{Upstream: []string{up}})
+	l.apply(virtual("dev", "ent", "10.96.0.10"))
+	return dialTCP(t, l.addr), next
+}
+
+func send(t *testing.T, c *wire.Conn, name string) {
+	t.Helper()
+	if err := c.WriteMsg(query(name, wire.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// first expects that the next answer over a connection is the one for name.
+func first(t *testing.T, c *wire.Conn, name string) {
+	t.Helper()
+	m, err := c.ReadMsg()
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	if m.Question[0].Name != wire.Fqdn(name) || len(m.Answer) != 1 {
+		t.Fatalf("got %v, want an answer for %s", m, name)
+	}
+}
+
+// RFC 7766, 6.2.1.1: a question that waits for a slow upstream server keeps none behind it waiting, over the same connection; and
+// a client that has said all it will still gets its answers.
+func TestAnswersOverTCPDoNotWaitForSlowerOnes(t *testing.T) {
+	t.Parallel()
+	c, next := mutely(t)
+	send(t, c, "slow.example.com")
+	slow, answerSlow := next()
+	send(t, c, "ent.dev.svc.cluster.local")
+	first(t, c, "ent.dev.svc.cluster.local")
+	send(t, c, "fast.example.com")
+	fast, answerFast := next()
+	answerFast(saying(fast, "192.0.2.2", nil))
+	first(t, c, "fast.example.com")
+	if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answerSlow(saying(slow, "192.0.2.1", nil))
+	first(t, c, "slow.example.com")
+	if m, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last answer: got %v, %v, want the end of the connection", m, err)
+	}
+}
+
+// What one connection may have waiting is bounded: the question behind is not even read before one of them is answered.
+func TestAConnectionHasOnlySoManyQuestionsWaiting(t *testing.T) {
+	t.Parallel()
+	c, next := mutely(t)
+	const most = 16
+	for i := range most + 1 {
+		send(t, c, fmt.Sprintf("n%d.example.com", i))
+	}
+	send(t, c, "ent.dev.svc.cluster.local")
+	answers := map[string]func(){}
+	for range most {
+		m, answer := next()
+		answers[m.Question[0].Name] = func() { answer(saying(m, "192.0.2.1", nil)) }
+	}
+	answers["n3.example.com."]()
+	first(t, c, "n3.example.com")
+	first(t, c, "ent.dev.svc.cluster.local")
+}
