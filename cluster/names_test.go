@@ -1,8 +1,12 @@
 package cluster_test
 
 import (
+	"compress/gzip"
 	"errors"
+	"io"
 	"net/netip"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -157,8 +161,8 @@ func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
 	}
 }
 
-// D-22, D-12, D-37: the real C library of a pod finds names by all their forms, its own among them; with autopath it asks for one
-// name where it would ask for up to four.
+// D-22, D-12, D-37: the real C libraries find names by all their forms, a pod's own among them; with autopath they ask for one name
+// where it would be up to four.
 func TestAPodsCLibraryFindsNames(t *testing.T) {
 	t.Parallel()
 	for _, autopath := range []bool{false, true} {
@@ -169,6 +173,8 @@ func TestAPodsCLibraryFindsNames(t *testing.T) {
 		c.Apply(outward + `---
 {apiVersion: v1, kind: Service, metadata: {name: shop, namespace: prod}, spec: {clusterIP: 10.96.0.88, ports: [{port: 80}]}}
 ---
+{apiVersion: v1, kind: Service, metadata: {name: near}, spec: {clusterIP: 10.96.0.89, ports: [{port: 80}]}}
+---
 {apiVersion: v1, kind: Service, metadata: {name: sub}, spec: {clusterIP: None, selector: {app: busy}}}
 ---
 apiVersion: v1
@@ -178,41 +184,50 @@ spec: {hostname: host, subdomain: sub, containers: [{name: c, image: "any:1", co
 `)
 		c.Ready("default", 4)
 		c.Programmed()
+		libraries := libraries(t, c)
 		for name, want := range map[string]struct {
 			address string
 			names   int
 		}{
-			"shop.prod": {"10.96.0.88", 2}, "shop.prod.svc": {"10.96.0.88", 3}, "shop.prod.svc.cluster.local": {"10.96.0.88", 4},
-			"shop.prod.svc.cluster.local.": {"10.96.0.88", 1}, "www.example.com": {"192.0.2.80", 4}, "away": {"192.0.2.80", 1},
+			"near": {"10.96.0.89", 1}, "shop.prod": {"10.96.0.88", 2}, "shop.prod.svc": {"10.96.0.88", 3},
+			"shop.prod.svc.cluster.local": {"10.96.0.88", 4}, "shop.prod.svc.cluster.local.": {"10.96.0.88", 1},
+			"www.example.com": {"192.0.2.80", 4}, "away": {"192.0.2.80", 1},
 		} {
 			names := want.names
 			if autopath {
 				names = 1
 			}
-			before := len(asked(t, c, "pod/busy"))
-			if got := getent(t, c, name); !slices.Equal(got, []string{want.address}) {
-				t.Errorf("%s: got %q, want %s", name, got, want.address)
-			}
-			if got := slices.Compact(asked(t, c, "pod/busy")[before:]); len(got) != names {
-				t.Errorf("autopath %v: for %s it asked %q, want %d names", autopath, name, got, names)
+			for library, command := range libraries {
+				before := len(asked(t, c, "pod/busy"))
+				if got := resolve(t, c, command, name); !slices.Equal(got, []string{want.address}) {
+					t.Errorf("%s: got %q for %s, want %s", library, got, name, want.address)
+				}
+				if got := slices.Compact(asked(t, c, "pod/busy")[before:]); len(got) != names {
+					t.Errorf("autopath %v: for %s %s asked %q, want %d names", autopath, name, library, got, names)
+				}
 			}
 		}
 		pod, err := c.Client.CoreV1().Pods("default").Get(t.Context(), "busy", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := getent(t, c, "host.sub.default.svc.cluster.local."); !slices.Equal(got, []string{pod.Status.PodIP}) {
-			t.Errorf("its own name: got %q, want %s", got, pod.Status.PodIP)
+		own := pod.Status.PodIP
+		for library, command := range libraries {
+			if got := resolve(t, c, command, "host.sub.default.svc.cluster.local."); !slices.Equal(got, []string{own}) {
+				t.Errorf("its own name: got %q by %s, want %s", got, library, own)
+			}
 		}
-		dashed := strings.ReplaceAll(pod.Status.PodIP, ".", "-") + ".default.pod.cluster.local" // D-28
-		if got, err := c.Lookup("pod/plain", dashed); err != nil || !slices.Equal(got, []string{pod.Status.PodIP}) {
-			t.Errorf("%s: got %q %v", dashed, got, err)
+		if got := run(t, c, nil, "grep", "-w", own, "/etc/hosts"); got != own+"\thost.sub.default.svc.cluster.local\thost\n" {
+			t.Errorf("the pod's line of /etc/hosts is %q", got)
+		}
+		dashed := strings.ReplaceAll(own, ".", "-") + ".default.pod.cluster.local" // D-28
+		for _, name := range []string{dashed, "host.sub.default.svc.cluster.local"} {
+			if got, err := c.Lookup("pod/plain", name); err != nil || !slices.Equal(got, []string{own}) {
+				t.Errorf("%s: got %q %v, want %s", name, got, err, own)
+			}
 		}
 		if got, err := c.Lookup("pod/plain", "10-244-9-9.default.pod.cluster.local"); err == nil {
 			t.Errorf("a pod that is not there: got %q", got)
-		}
-		if got, err := c.Lookup("pod/plain", "host.sub.default.svc.cluster.local"); err != nil || !slices.Equal(got, []string{pod.Status.PodIP}) {
-			t.Errorf("its name for others: got %q %v, want %s", got, err, pod.Status.PodIP)
 		}
 	}
 }
@@ -230,15 +245,45 @@ func asked(t *testing.T, c *clustertest.Cluster, from string) (names []string) {
 	return names
 }
 
-// getent asks glibc in pod busy, and returns the addresses, each once.
-func getent(t *testing.T, c *clustertest.Cluster, name string) []string {
+// libraries is how the C libraries are asked for a name in pod busy: glibc by a program of the host, musl by one that holds it.
+func libraries(t *testing.T, c *clustertest.Cluster) map[string][]string {
+	t.Helper()
+	commands := map[string][]string{"glibc": {"getent", "ahosts"}}
+	if runtime.GOARCH != "amd64" {
+		t.Log("musl is not asked: testdata/musl/ask.gz is for amd64")
+		return commands
+	}
+	packed, err := os.Open("testdata/musl/ask.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	program, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, program, "sh", "-c", "cat >/tmp/ask && chmod 755 /tmp/ask")
+	commands["musl"] = []string{"/tmp/ask"}
+	return commands
+}
+
+// run runs a command in pod busy and returns what it says.
+func run(t *testing.T, c *clustertest.Cluster, in io.Reader, command ...string) string {
 	t.Helper()
 	var out strings.Builder
-	if err := c.Exec(t.Context(), execIn("busy", &out, "getent", "ahosts", name)); err != nil {
-		t.Errorf("getent %s: %v", name, err)
+	req := execIn("busy", &out, command...)
+	req.Stdin = in
+	if err := c.Exec(t.Context(), req); err != nil {
+		t.Errorf("%q: %v\n%s", command, err, &out)
 	}
+	return out.String()
+}
+
+// resolve has a command ask its C library in pod busy, and returns the addresses, each once.
+func resolve(t *testing.T, c *clustertest.Cluster, command []string, name string) []string {
+	t.Helper()
 	var all []string
-	for line := range strings.Lines(out.String()) {
+	for line := range strings.Lines(run(t, c, nil, append(slices.Clip(command), name)...)) {
 		if words := strings.Fields(line); !slices.Contains(all, words[0]) {
 			all = append(all, words[0])
 		}

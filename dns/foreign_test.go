@@ -117,6 +117,68 @@ func TestForeignAnswersAreKeptAndGrowOld(t *testing.T) {
 	}
 }
 
+// D-33: that a name or a type is missing is kept for as long as the SOA record allows, and no longer than configured; of more
+// answers than there is room for, one is given up.
+func TestWhatOthersDoNotKnowIsKeptForItsTime(t *testing.T) {
+	t.Parallel()
+	up := liar(t, func(req *wire.Msg) ([]*wire.Msg, []*wire.Msg) {
+		return []*wire.Msg{saying(req, "192.0.2.1", func(m *wire.Msg) {
+			soa := func(ttl, minimum uint32) {
+				m.Answer, m.Ns = nil, []wire.RR{&wire.SOA{
+					Hdr: wire.RR_Header{Name: "example.com.", Rrtype: wire.TypeSOA, Class: wire.ClassINET, Ttl: ttl}, Ns: ".", Mbox: ".", Minttl: minimum,
+				}}
+			}
+			switch req.Question[0].Name {
+			case "minimum.example.com.":
+				m.Rcode = wire.RcodeNameError
+				soa(60, 10)
+			case "ttl.example.com.":
+				soa(10, 60) // the name exists, the type does not
+			case "cap.example.com.":
+				m.Rcode = wire.RcodeNameError
+				soa(3600, 3600)
+			}
+		})}, nil
+	})
+	c, d := newClock(), &dialer{}
+	l := newLab(t, dns.Config{Upstream: []string{up}, Dial: d.dial, Now: c.now, CacheNegative: seconds(20), CacheEntries: 3})
+	asks := func(name string) bool {
+		t.Helper()
+		before := d.n.Load()
+		if m := l.udp(name+".example.com", wire.TypeA); m.Rcode == failed {
+			t.Errorf("%s: got %v", name, m)
+		}
+		return d.n.Load() > before
+	}
+	for _, tt := range []struct {
+		name string
+		kept int // seconds
+	}{{"minimum", 10}, {"ttl", 10}, {"cap", 20}} {
+		if first, second := asks(tt.name), asks(tt.name); !first || second {
+			t.Errorf("%s: somebody was asked: %v, then %v; want once", tt.name, first, second)
+		}
+		if c.forward(seconds(tt.kept - 1)); asks(tt.name) {
+			t.Errorf("%s: forgotten after %d seconds", tt.name, tt.kept-1)
+		}
+		if c.forward(seconds(1)); !asks(tt.name) {
+			t.Errorf("%s: kept for more than %d seconds", tt.name, tt.kept)
+		}
+	}
+	names := []string{"a", "b", "c", "d"}
+	for _, name := range names {
+		asks(name)
+	}
+	kept := 0
+	for _, name := range names {
+		if !asks(name) {
+			kept++
+		}
+	}
+	if kept == 0 || kept > 3 {
+		t.Errorf("of 4 answers, where there is room for 3, %d were kept", kept)
+	}
+}
+
 // mute is an upstream server that does not answer before it is told to.
 func mute(t *testing.T) (addr string, next func() (*wire.Msg, func(*wire.Msg))) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 
 	wire "github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"kubarium.dev/dns"
 )
@@ -82,6 +83,41 @@ func TestAHeadlessServiceShowsItsReadyEndpoints(t *testing.T) {
 	l.want("3.2.244.10.in-addr.arpa", wire.TypePTR, ok, "3.2.244.10.in-addr.arpa. 5 PTR jump.db.dev.svc")
 }
 
+// D-5, D-6, D-7, D-8: IPv6 endpoints beside those of IPv4, two named ports and one without name.
+func TestAHeadlessServiceHasBothFamiliesAndAllItsPorts(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	four := slice("dev", "db", "four", 5432, end{ip: "10.244.1.2", hostname: "db-0"}, end{ip: "10.244.1.3", pod: "db-1"})
+	four.Ports = append(four.Ports,
+		discoveryv1.EndpointPort{Name: new("metrics"), Port: new(int32(9187))}, discoveryv1.EndpointPort{Name: new(""), Port: new(int32(99))})
+	l.apply(headlessService("dev", "db"), four, slice("dev", "db", "six", 5432, end{ip: "fd00::2", hostname: "db-0"}))
+	l.want("db.dev.svc.cluster.local", wire.TypeAAAA, ok, "db.dev.svc 5 AAAA fd00::2")
+	l.want("db-0.db.dev.svc.cluster.local", wire.TypeAAAA, ok, "db-0.db.dev.svc 5 AAAA fd00::2")
+	l.want("db-0.db.dev.svc.cluster.local", wire.TypeA, ok, "db-0.db.dev.svc 5 A 10.244.1.2")
+	l.empty("db-1.db.dev.svc.cluster.local", wire.TypeAAAA, ok)
+	for name, port := range map[string]int{"_http._tcp": 5432, "_metrics._tcp": 9187} {
+		owner := name + ".db.dev.svc"
+		m := l.want(owner+".cluster.local", wire.TypeSRV, ok,
+			fmt.Sprintf("%s 5 SRV 0 50 %d db-0.db.dev.svc", owner, port), fmt.Sprintf("%s 5 SRV 0 50 %d db-1.db.dev.svc", owner, port))
+		if got := texts(m.Extra); !slices.Contains(got, "db-1.db.dev.svc 5 A 10.244.1.3") ||
+			!slices.Contains(got, "db-0.db.dev.svc 5 AAAA fd00::2") {
+			t.Errorf("%s: additional records are %q, want every target's addresses", name, got)
+		}
+	}
+	l.empty("_._tcp.db.dev.svc.cluster.local", wire.TypeSRV, missing)
+	reverse, err := wire.ReverseAddr("fd00::2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.want(reverse, wire.TypePTR, ok, reverse+" 5 PTR db-0.db.dev.svc")
+
+	l.apply(slice("dev", "db", "four", 5432, end{ip: "10.244.1.2", hostname: "db-0", unready: true}),
+		slice("dev", "db", "six", 5432, end{ip: "fd00::2", hostname: "db-0", unready: true}))
+	for _, name := range []string{"db", "db-0.db", "_http._tcp.db"} {
+		l.empty(name+".dev.svc.cluster.local", wire.TypeA, missing)
+	}
+}
+
 // D-6: a pod's name may be longer than a label.
 func TestAPodWhoseNameIsNoLabelIsFoundByItsAddress(t *testing.T) {
 	t.Parallel()
@@ -101,6 +137,8 @@ func TestUnreadyEndpointsAreShownWhenTheServiceSaysSo(t *testing.T) {
 	l.apply(svc, slice("dev", "db", "db-1", 1, end{ip: "10.244.1.2", unready: true, pod: "a"}))
 	l.want("db.dev.svc.cluster.local", wire.TypeA, ok, "db.dev.svc 5 A 10.244.1.2")
 	l.want("a.db.dev.svc.cluster.local", wire.TypeA, ok, "a.db.dev.svc 5 A 10.244.1.2")
+	l.want("_http._tcp.db.dev.svc.cluster.local", wire.TypeSRV, ok, "_http._tcp.db.dev.svc 5 SRV 0 100 1 a.db.dev.svc")
+	l.want("2.1.244.10.in-addr.arpa", wire.TypePTR, ok, "2.1.244.10.in-addr.arpa. 5 PTR a.db.dev.svc")
 }
 
 // D-13.
