@@ -343,19 +343,26 @@ func (x *exchange) exchange(e *endpoint, c *conn) error {
 		return err
 	}
 	c.out = x.head(c.out[:0], false)
-	if err := x.send(c); err != nil {
-		return err
+	unsent := x.send(c)
+	if unsent != nil && !(x.began && closed(unsent)) {
+		return unsent
 	}
 	h, err := answerHead(c.br, x.entry.method, c.fields, nil)
 	c.fields = h.fields
 	switch {
 	case c.gone:
 		return &refused{statusClientGone, "the client has gone"}
+	case unsent != nil && err != nil:
+		return unsent
 	case err == nil && h.status == http.StatusSwitchingProtocols:
 		err = errSwitched
 	}
 	if err != nil {
 		return refuseBroken(err)
+	}
+	if unsent != nil { // the backend has answered without the whole body, which nobody reads now
+		h.keep = false
+		defer x.ctx.Response.SetConnectionClose()
 	}
 	return x.receive(e, c, &h)
 }

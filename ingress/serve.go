@@ -47,6 +47,9 @@ func (c *Controller) serve(ctx context.Context, ln net.Listener, config *tls.Con
 	defer stop()
 	var greeting sync.WaitGroup
 	err := accept(ln, func(nc net.Conn) {
+		if t, ok := nc.(*net.TCPConn); ok {
+			nc = &parting{TCPConn: t, ctx: life}
+		}
 		greeting.Go(func() { c.greet(ctx, nc, config, fast, full) })
 	})
 	greeting.Wait()

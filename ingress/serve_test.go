@@ -367,7 +367,8 @@ func TestRequestsGoToTheNextEndpointWhereThatIsSafe(t *testing.T) {
 	block := make(chan struct{})
 	r.expose("slow", backend(t, func(http.ResponseWriter, *http.Request) { <-block }))
 	t.Cleanup(func() { close(block) })
-	r.apply(annotate(ingress("web", 0, "- Prefix /some some", "- Prefix /none none", "- Prefix /slow slow", "- Prefix /drop drop", "- Prefix /half half"), "proxy-read-timeout", "50ms"))
+	r.apply(ingress("web", 0, "- Prefix /some some", "- Prefix /none none", "- Prefix /drop drop", "- Prefix /half half"),
+		annotate(ingress("slow", 0, "- Prefix /slow slow"), "proxy-read-timeout", "50ms"))
 	for range 6 {
 		if got := r.get("a", "/some"); got.body != "good " {
 			t.Errorf("GET: got %d %s", got.StatusCode, got.body)
