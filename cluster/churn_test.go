@@ -220,6 +220,7 @@ func (c *churner) crash() {
 // explained fails for a state that no event explains: a restart needs a start or a loss of power told of, a wait its reason.
 func (c *churner) explained() {
 	c.t.Helper()
+	pods := c.pods() // before the events: a container may start at any time
 	list, err := c.client.CoreV1().Events("default").List(c.t.Context(), metav1.ListOptions{})
 	if err != nil {
 		c.t.Fatal(err)
@@ -228,7 +229,7 @@ func (c *churner) explained() {
 	for _, e := range list.Items {
 		told[e.InvolvedObject.Name+" "+e.Reason] += e.Count
 	}
-	for name, pod := range c.pods() {
+	for name, pod := range pods {
 		if told[name+" Scheduled"] == 0 {
 			c.t.Errorf("%s: nothing tells that it was placed on %s", name, pod.Spec.NodeName)
 		}

@@ -255,13 +255,14 @@ func TestAPodIsCalledAsItsManifestSays(t *testing.T) {
 func TestNoProcessOutlivesTheDaemon(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
-	pod := commandPod("jump", "sh", "-c", "sleep 98765 & "+stay)
+	mine := fmt.Sprintf("sleep 1%09d", os.Getpid()) // nobody else's on this machine
+	pod := commandPod("jump", "sh", "-c", mine+" & "+stay)
 	b.create(pod)
 	b.awaitReady(pod)
 	box := b.find("dev", "jump").containers[0].current().box
-	b.until("its process", func() bool { return exec.Command("pgrep", "-f", "sleep 98765").Run() == nil })
+	b.until("its process", func() bool { return exec.Command("pgrep", "-f", mine).Run() == nil })
 	box.conn.Close() // what the kernel does when the daemon dies
-	b.until("the end of its process", func() bool { return exec.Command("pgrep", "-f", "sleep 98765").Run() != nil })
+	b.until("the end of its process", func() bool { return exec.Command("pgrep", "-f", mine).Run() != nil })
 	if _, err := store.Get[*corev1.Pod](b.store, api.Pods, "dev", "jump"); err != nil {
 		t.Errorf("the pod is gone: %v", err)
 	}

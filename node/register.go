@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"slices"
 
@@ -30,9 +31,34 @@ func (n *Node) register(ctx context.Context) error {
 		}
 		node := api.Copy(obj.(*corev1.Node))
 		n.describe(node)
-		return tx.Update(node)
+		return errors.Join(tx.Update(node), n.disown(tx))
 	})
 	return err
+}
+
+// disown says of the pods that ran before the machine lost its power that they are not ready: before anybody hears that the machine has
+// it again, and would send them requests.
+func (n *Node) disown(tx *store.Tx) error {
+	for _, obj := range tx.List(api.Pods, store.Query{Index: api.IndexNode, Value: n.cfg.Name}) {
+		pod := obj.(*corev1.Pod)
+		if !api.Ready(pod) {
+			continue
+		}
+		pod = api.Copy(pod)
+		var names []string
+		for i := range pod.Status.ContainerStatuses {
+			c := &pod.Status.ContainerStatuses[i]
+			c.Ready, c.Started = false, new(false)
+			names = append(names, c.Name)
+		}
+		for _, t := range []corev1.PodConditionType{corev1.ContainersReady, corev1.PodReady} {
+			setCondition(&pod.Status, containersNotReady(t, names), n.cfg.Now())
+		}
+		if err := tx.Update(pod); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // describe fills in what the machine knows of itself; labels, taints and cordons of others stay.

@@ -189,8 +189,7 @@ func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCond
 	case p == corev1.PodFailed:
 		containers.Status, containers.Reason = corev1.ConditionFalse, "PodFailed"
 	case len(unready) > 0:
-		containers.Status, containers.Reason = corev1.ConditionFalse, "ContainersNotReady"
-		containers.Message = fmt.Sprintf("containers with unready status: [%s]", strings.Join(unready, " "))
+		containers = containersNotReady(corev1.ContainersReady, unready)
 	}
 	ready := containers
 	ready.Type = corev1.PodReady
@@ -202,6 +201,11 @@ func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCond
 		sandbox.Status = corev1.ConditionFalse
 	}
 	return []corev1.PodCondition{sandbox, initialized, ready, containers, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+}
+
+func containersNotReady(t corev1.PodConditionType, names []string) corev1.PodCondition {
+	return corev1.PodCondition{Type: t, Status: corev1.ConditionFalse, Reason: "ContainersNotReady",
+		Message: fmt.Sprintf("containers with unready status: [%s]", strings.Join(names, " "))}
 }
 
 // unmetGate says which readiness gate holds the pod back; "" for none.
