@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -97,7 +98,7 @@ func TestAPartingConnectionHoldsNobodyUp(t *testing.T) {
 	if err := within(t, "the end of a read", read); err != net.ErrClosed {
 		t.Errorf("a read beside Close: got %v", err)
 	}
-	if n, err := client.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the client read %d, %v: want the end", n, err)
 	}
 	if _, err := client.Write([]byte("still here")); err != nil {
