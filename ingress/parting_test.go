@@ -95,7 +95,7 @@ func TestAPartingConnectionHoldsNobodyUp(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := within(t, "the end of a read", read); err != net.ErrClosed {
+	if err := within(t, "the end of a read", read); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a read beside Close: got %v", err)
 	}
 	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
