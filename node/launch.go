@@ -164,10 +164,22 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 			{Path: "/etc/hostname", Content: w.n.hostname(pod) + "\n"},
 		},
 	}
+	sys := w.n.sysfs(net.NS)
+	defer sys.Close()
 	if box := w.takeEarly(r.user); box != nil {
-		return box, box.become(ctx, setup)
+		return box, box.become(ctx, setup, sys)
 	}
-	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup})
+	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup, sys: sys})
+}
+
+// sysfs is what a container's /sys is made of; nil where the kernel does not let us, and then it is empty.
+func (n *Node) sysfs(ns *netns.NS) *os.File {
+	sys, err := ns.Sysfs()
+	if err != nil {
+		n.noSys.Do(func() { n.cfg.Log.Warn("pods have an empty /sys", "node", n.cfg.Name, "error", err) })
+		return nil
+	}
+	return sys
 }
 
 // beginEarly starts the first process of the pod's first command while the pod's network is still being wired: both take

@@ -66,6 +66,7 @@ type Node struct {
 	progress   store.Progress
 	registered chan struct{} // closed when the Node object stands and the pods that were here have their addresses
 	once       sync.Once     // of closing registered
+	noSys      sync.Once     // of the warning that pods have no /sys
 
 	mu      sync.Mutex                       // guards all below
 	workers map[types.UID]*worker            // every pod that is being run or ended

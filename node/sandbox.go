@@ -51,6 +51,7 @@ type sandboxConfig struct {
 	ns      *netns.NS
 	user    *identity // who its processes will be; nil for root
 	setup   podinit.Setup
+	sys     *os.File // the mount of /sys that goes with the setup; nil for none
 }
 
 // idRange is how many user and group numbers a container knows under root; an ordinary user's has one, himself.
@@ -69,7 +70,7 @@ func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.become(ctx, c.setup)
+	return s, s.become(ctx, c.setup, c.sys)
 }
 
 // beginSandbox starts a container's first process, which then waits to be told what it is. The setup is not looked at.
@@ -95,8 +96,8 @@ func beginSandbox(c sandboxConfig) (*sandbox, error) {
 }
 
 // become makes the container of its first process; one that cannot be made is closed.
-func (s *sandbox) become(ctx context.Context, setup podinit.Setup) error {
-	if err := s.build(ctx, setup); err != nil {
+func (s *sandbox) become(ctx context.Context, setup podinit.Setup, sys *os.File) error {
+	if err := s.build(ctx, setup, sys); err != nil {
 		s.close()
 		return err
 	}
@@ -144,9 +145,13 @@ var multiUser = sync.OnceValue(func() bool {
 })
 
 // build hands over the description and waits for the container to be made of it.
-func (s *sandbox) build(ctx context.Context, setup podinit.Setup) error {
+func (s *sandbox) build(ctx context.Context, setup podinit.Setup, sys *os.File) error {
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
-	if _, err := s.conn.Write(setup.Pack()); err != nil {
+	var oob []byte
+	if sys != nil {
+		oob = syscall.UnixRights(int(sys.Fd()))
+	}
+	if _, _, err := s.conn.WriteMsgUnix(setup.Pack(), oob, nil); err != nil {
 		return fmt.Errorf("build the container: %w", err)
 	}
 	e, _, err := s.receive(make([]byte, podinit.MaxMessage))

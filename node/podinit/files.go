@@ -2,7 +2,6 @@ package podinit
 
 import (
 	"errors"
-	"os"
 	"syscall"
 )
 
@@ -58,7 +57,7 @@ func (s *Setup) build() error {
 		files = func() error { return image(lower) }
 	}
 	for _, step := range []func() error{
-		files, makeProc, makeDev, enter, s.prepare,
+		files, makeProc, makeDev, s.makeSys, enter, s.prepare,
 		func() error { return s.furnish(trees) },
 		func() error { return giveUp(s.Drop) },
 	} {
@@ -143,6 +142,29 @@ func writeFile(path, content string) error {
 	return nil
 }
 
+// readFile is os.ReadFile without what the runtime does so that a file can be waited for, which here costs more than the reading.
+func readFile(path string) ([]byte, error) {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Close(fd)
+	all := make([]byte, 0, 16<<10)
+	for {
+		if len(all) == cap(all) {
+			all = append(all, 0)[:len(all)]
+		}
+		n, err := syscall.Read(fd, all[len(all):cap(all)])
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return all, err
+		}
+		all = all[:len(all)+n]
+	}
+}
+
 // touch makes an empty file for something to be mounted on.
 func touch(path string) error {
 	return fault("make "+path, syscall.Mknod(path, syscall.S_IFREG|0o644, 0))
@@ -166,7 +188,7 @@ func mkdirAll(path string) error {
 type mount struct{ path, kind string }
 
 func readMounts() ([]mount, error) {
-	raw, err := os.ReadFile("/proc/self/mountinfo")
+	raw, err := readFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -385,7 +407,7 @@ func isPasswords(path string) bool {
 // withoutPasswords makes the file below another root with the names alone: programs such as su need those. Whoever may not read
 // the host's gets no copy.
 func withoutPasswords(path, below string) error {
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path)
 	if err != nil {
 		return nil
 	}

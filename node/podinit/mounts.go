@@ -174,17 +174,25 @@ func attach(trees []tree) error {
 		if err := makeTargets(trees[i : i+1]); err != nil {
 			return err
 		}
-		p, err := syscall.BytePtrFromString(t.target)
-		if err != nil {
-			return err
+		if err := moveMount(t.fd, t.target); err != nil {
+			return fault("mount at "+t.target, err)
 		}
-		at := currentFolder
-		_, _, errno := syscall.Syscall6(sysMoveMount, uintptr(t.fd), uintptr(unsafe.Pointer(&empty)), uintptr(at), uintptr(unsafe.Pointer(p)),
-			moveFromFD|moveToLink, 0)
-		syscall.Close(t.fd)
-		if errno != 0 {
-			return fault("mount at "+t.target, errno)
-		}
+	}
+	return nil
+}
+
+// moveMount puts a mount that lies nowhere in its place, and closes its descriptor.
+func moveMount(fd int, target string) error {
+	defer syscall.Close(fd)
+	p, err := syscall.BytePtrFromString(target)
+	if err != nil {
+		return err
+	}
+	at := currentFolder
+	_, _, errno := syscall.Syscall6(sysMoveMount, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(at), uintptr(unsafe.Pointer(p)),
+		moveFromFD|moveToLink, 0)
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }

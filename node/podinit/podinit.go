@@ -64,6 +64,10 @@ func run() int {
 	if err != nil || setup.unpack(m.body) != nil {
 		return 2
 	}
+	setup.sys = -1
+	if len(m.fds) > 0 {
+		setup.sys = m.fds[0]
+	}
 	rename(setup.Name)
 	if err := setup.build(); err != nil {
 		send(ControlFD, Event{Kind: Failed, Text: err.Error()}.Pack())

@@ -8,7 +8,8 @@ import (
 // MaxMessage bounds one message of the protocol; the kernel's default for a socket's buffer is little more.
 const MaxMessage = 192 << 10
 
-// Setup is the first message: what the container looks like.
+// Setup is the first message: what the container looks like. With it may come the descriptor of a read-only mount of the kernel's
+// /sys, of which the container is shown a part; without, its /sys is empty.
 type Setup struct {
 	Hostname string
 	Name     string   // what ps shows for process 1
@@ -19,6 +20,8 @@ type Setup struct {
 	Frozen   bool     // the root is read-only
 	Drop     uint64   // capabilities that are given up, beside those that always are; a bit each
 	Message  string   // the file whose content comes with the end of the main command; "" for none
+
+	sys int // the mount of the kernel's /sys; negative for none
 }
 
 // File is one small file.
