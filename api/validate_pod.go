@@ -61,7 +61,7 @@ func validatePodSpec(spec *corev1.PodSpec, path *field.Path, isPod bool) field.E
 	v := containerRules{volumes: volumes, grace: spec.TerminationGracePeriodSeconds}
 	errs = append(errs, v.containers(spec.Containers, path.Child("containers"))...)
 	errs = append(errs, v.initContainers(spec, path.Child("initContainers"))...)
-	errs = append(errs, validateHostNetwork(spec, path, isPod)...)
+	errs = append(errs, validateHostSharing(spec, path, isPod)...)
 	errs = append(errs, oneOf(path.Child("restartPolicy"), spec.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, oneOf(path.Child("dnsPolicy"), spec.DNSPolicy,
@@ -120,10 +120,13 @@ func validatePodNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	return errs
 }
 
-func validateHostNetwork(spec *corev1.PodSpec, path *field.Path, isPod bool) field.ErrorList {
+func validateHostSharing(spec *corev1.PodSpec, path *field.Path, isPod bool) field.ErrorList {
 	var errs field.ErrorList
+	if share := spec.ShareProcessNamespace; share != nil && *share && spec.HostPID {
+		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), *share, "ShareProcessNamespace and HostPID cannot both be enabled"))
+	}
 	if !spec.HostNetwork {
-		return nil
+		return errs
 	}
 	for i, c := range spec.Containers {
 		for j, p := range c.Ports {

@@ -58,6 +58,8 @@ func TestValidationSpeaksKubernetesWords(t *testing.T) {
 	}{
 		{Pods, goodPod, ``},
 		{Pods, `{}`, `spec.containers: Required value`},
+		{Pods, `{"spec":{"shareProcessNamespace":true,"hostPID":true,"containers":[{"name":"a","image":"nginx"}]}}`,
+			`spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled`},
 		{Pods, `{"metadata":{"name":"Web_1"},"spec":{"containers":[{"name":"a","image":"b"}]}}`,
 			`metadata.name: Invalid value: "Web_1": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')`},
 		{Pods, `{"spec":{"containers":[{"name":"a"}]}}`, `spec.containers[0].image: Required value`},

@@ -133,20 +133,15 @@ func podWarnings(at *field.Path, annotations map[string]string, pod *corev1.PodS
 	return append(warnings, namespaceWarnings(spec, pod)...)
 }
 
-// namespaceWarnings names the wishes to share processes that have no effect here.
+// namespaceWarnings names the wishes to see what is the host's.
 func namespaceWarnings(spec *field.Path, pod *corev1.PodSpec) []string {
 	var warnings []string
-	for _, wish := range []struct {
-		name string
-		made bool
-	}{
-		{"shareProcessNamespace", pod.ShareProcessNamespace != nil && *pod.ShareProcessNamespace},
-		{"hostPID", pod.HostPID},
-		{"hostIPC", pod.HostIPC},
-	} {
-		if wish.made {
-			warnings = append(warnings, spec.Child(wish.name).String()+": kubarium gives each container processes of its own; this has no effect")
-		}
+	if pod.HostPID {
+		warnings = append(warnings, spec.Child("hostPID").String()+
+			": kubarium shows a pod no processes of the host; the pod's containers see each other's, as with shareProcessNamespace")
+	}
+	if pod.HostIPC {
+		warnings = append(warnings, spec.Child("hostIPC").String()+": kubarium gives no pod the host's IPC; this has no effect")
 	}
 	return warnings
 }

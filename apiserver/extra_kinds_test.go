@@ -146,8 +146,8 @@ func TestWritersAreWarned(t *testing.T) {
 			`299 - "spec.containers[0].env[1]: hides previous definition of \"X\", which may be dropped when using apply"`},
 		{"pods", `{"metadata": {"name": "a"}, "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}], "containers": [{"name": "c", "image": "i"}]}}`,
 			`299 - "spec.volumes[0]: kubarium does not make this kind of volume; the pod will wait for it"`},
-		{"pods", `{"metadata": {"name": "a"}, "spec": {"shareProcessNamespace": true, "containers": [{"name": "c", "image": "i"}]}}`,
-			`299 - "spec.shareProcessNamespace: kubarium gives each container processes of its own; this has no effect"`},
+		{"pods", `{"metadata": {"name": "a"}, "spec": {"hostPID": true, "hostIPC": true, "containers": [{"name": "c", "image": "i"}]}}`,
+			`299 - "spec.hostPID: kubarium shows a pod no processes of the host; the pod's containers see each other's, as with shareProcessNamespace"`},
 		{"endpoints", `{"metadata": {"name": "a"}}`, `299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"`},
 	} {
 		res, body := c.ask(t, "POST", "/api/v1/namespaces/dev/"+test.path+"?dryRun=All", test.body)

@@ -212,6 +212,13 @@ func writeAny(patterns ...string) error {
 // configuration names.
 func TestNoSystemCallLeadsOutOfAPod(t *testing.T) {
 	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprint("processes shared ", shared), func(t *testing.T) { attackFrom(t, shared) })
+	}
+}
+
+func attackFrom(t *testing.T, shared bool) {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +230,7 @@ func TestNoSystemCallLeadsOutOfAPod(t *testing.T) {
 	if _, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", hostKey, 0); err != nil && err != unix.ENOSYS {
 		t.Fatalf("the host's own key is not found: %v", err)
 	}
-	abstract := fmt.Sprintf("kubarium-test-%d", os.Getpid())
+	abstract := fmt.Sprintf("kubarium-test-%d-%t", os.Getpid(), shared)
 	ln, err := net.Listen("unix", "@"+abstract)
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +243,7 @@ func TestNoSystemCallLeadsOutOfAPod(t *testing.T) {
 	c.SecurityContext = &corev1.SecurityContext{Privileged: ptr(true), Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"ALL"}}}
 	c.VolumeMounts = []corev1.VolumeMount{{Name: "client", MountPath: "/client"}}
 	pod.Spec.Volumes = []corev1.Volume{{Name: "client", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Dir(exe)}}}}
-	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	pod.Spec.RestartPolicy, pod.Spec.ShareProcessNamespace = corev1.RestartPolicyNever, &shared
 	b.create(pod)
 	b.await(pod, "over", func(p *corev1.Pod) bool {
 		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed

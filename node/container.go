@@ -29,6 +29,7 @@ type container struct {
 	retryAt  time.Time // when it is started again; zero when it is not waiting for that
 	waiting  corev1.ContainerStateWaiting
 	image    string                           // in words, how the image was resolved (N-15); "" until it was
+	running  bool                             // a run was started, and its end has not been taken up
 	hooking  bool                             // its postStart hook runs
 	last     *corev1.ContainerStateTerminated // how the run before this one ended
 	ended    *corev1.ContainerStateTerminated // how the current run ended; nil while it runs or waits
@@ -163,6 +164,7 @@ func (c *container) start(ctx context.Context) error {
 		return err
 	}
 	c.begin(r)
+	c.running = true
 	return nil
 }
 
@@ -184,6 +186,13 @@ func (c *container) startApp(ctx context.Context, r *run) error {
 	life, kill := context.WithCancel(context.WithoutCancel(ctx))
 	r.kill = kill
 	r.finish = func(ctx context.Context) { r.app.Drain(ctx); <-r.done }
+	if sharesProcesses(c.w.pod) { // the others see a process of its name
+		if _, err := c.box(ctx, r); err != nil {
+			kill()
+			closeAll(listeners, packets)
+			return err
+		}
+	}
 	c.w.wg.Go(func() {
 		defer kill()
 		err := r.app.Run(life, listeners, packets)
@@ -215,12 +224,7 @@ func (c *container) listen(ctx context.Context) (listeners []net.Listener, packe
 		if err == nil {
 			return
 		}
-		for _, ln := range listeners {
-			ln.Close()
-		}
-		for _, pc := range packets {
-			pc.Close()
-		}
+		closeAll(listeners, packets)
 	}()
 	at := func(port int32) string { return netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)).String() }
 	for _, port := range tcpPorts(c.spec) {
@@ -241,6 +245,15 @@ func (c *container) listen(ctx context.Context) (listeners []net.Listener, packe
 		packets = append(packets, pc)
 	}
 	return listeners, packets, nil
+}
+
+func closeAll(listeners []net.Listener, packets []net.PacketConn) {
+	for _, ln := range listeners {
+		ln.Close()
+	}
+	for _, pc := range packets {
+		pc.Close()
+	}
 }
 
 func tcpPorts(c *corev1.Container) []int32 {
@@ -280,7 +293,7 @@ func (c *container) notRunning() error { return fmt.Errorf("container %s is not 
 
 // box is the process 1 of a run.
 func (c *container) box(ctx context.Context, r *run) (*sandbox, error) {
-	if c.target != "" {
+	if c.beside() {
 		box, _, err := c.w.find(c.target).sandbox(ctx)
 		return box, err
 	}

@@ -27,6 +27,7 @@ const (
 	reasonSandbox   = "FailedCreatePodSandBox"
 	// reasonSandboxChanged explains a restart that a loss of power brought about.
 	reasonSandboxChanged = "SandboxChanged"
+	sandboxChanged       = "Pod sandbox changed, it will be killed and re-created."
 	reasonDNSConfig      = "DNSConfigForming"
 	eventSource          = "kubelet"
 	waitingCreating      = "ContainerCreating"

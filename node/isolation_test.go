@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,7 +44,8 @@ func TestNothingGetsOutOfAPod(t *testing.T) {
 	victim.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
 	sly.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr(true), AllowPrivilegeEscalation: ptr(true),
 		Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"ALL"}}}
-	for _, pod := range []*corev1.Pod{victim, sly, web} {
+	shared := kin("kin")
+	for _, pod := range []*corev1.Pod{victim, sly, web, shared} {
 		b.create(pod)
 		b.awaitReady(pod)
 	}
@@ -74,7 +76,7 @@ func TestNothingGetsOutOfAPod(t *testing.T) {
 		"inherit a descriptor":         "for f in /proc/self/fd/*; do case $(readlink $f) in pipe:*|/dev/null|/proc/*|'') ;; *) readlink $f;; esac; done; test -e /proc/self/fd/9 && echo open",
 		"climb out of the root":        "cat /proc/1/root/../../.." + secret + "/secret 2>/dev/null; cd / && cat ../../../.." + secret + "/secret 2>/dev/null",
 	} {
-		for _, pod := range []*corev1.Pod{sly, web} {
+		for _, pod := range []*corev1.Pod{sly, web, shared} {
 			out, _ := b.execIn(pod, "", "sh", "-c", script)
 			if strings.TrimSpace(out) != "" {
 				t.Errorf("%s: %s: got %q", pod.Name, what, out)
@@ -91,7 +93,7 @@ func TestProcessOneHoldsNoFileOfTheHost(t *testing.T) {
 	pod := commandPod("jump", "sh", "-c", stay)
 	b.create(pod)
 	b.awaitReady(pod)
-	helper := b.find("dev", "jump").containers[0].current().box.cmd.Process.Pid
+	helper := b.find("dev", "jump").containers[0].current().box.pid
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", helper))
 	if err != nil || len(fds) == 0 {
 		t.Fatalf("got %v %v", fds, err)
@@ -112,8 +114,7 @@ func TestKilledProcessesAndHelpersAreStartedAgain(t *testing.T) {
 	b.create(pod)
 	b.awaitReady(pod)
 	w := b.find("dev", "jump")
-	helper := w.containers[0].current().box.cmd.Process
-	if err := helper.Kill(); err != nil {
+	if err := syscall.Kill(w.containers[0].current().box.pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	got := b.await(pod, "restarted", func(p *corev1.Pod) bool { return isReady(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })

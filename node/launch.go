@@ -14,8 +14,11 @@ import (
 
 // startCommand makes the container and starts its command.
 func (c *container) startCommand(ctx context.Context, r *run, args []string) error {
-	if c.target != "" {
+	if c.beside() {
 		return c.startBeside(ctx, r, args)
+	}
+	if _, err := c.aim(); err != nil {
+		return err
 	}
 	box, err := c.makeSandbox(ctx, r)
 	if err != nil {
@@ -27,7 +30,7 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 		return err
 	}
 	r.box = box
-	r.kill = func() { box.cmd.Process.Kill() }
+	r.kill = box.kill
 	c.attend(box, r, main, out)
 	return nil
 }
@@ -35,9 +38,9 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 // startBeside starts the command of an ephemeral container among the processes of the container that it is to look at, and with
 // that one's files (kubectl debug --target).
 func (c *container) startBeside(ctx context.Context, r *run, args []string) error {
-	target := c.w.find(c.target)
-	if target == nil || target.role == roleEphemeral {
-		return configError{fmt.Errorf("unable to find target container %q", c.target)}
+	target, err := c.aim()
+	if err != nil {
+		return err
 	}
 	box, _, err := target.sandbox(ctx)
 	if err != nil {
@@ -50,6 +53,18 @@ func (c *container) startBeside(ctx context.Context, r *run, args []string) erro
 	r.kill = func() { box.signal(main, syscall.SIGKILL, true) }
 	c.attend(box, r, main, out)
 	return nil
+}
+
+// aim is the container that an ephemeral one is to look at; nil for none in particular.
+func (c *container) aim() (*container, error) {
+	if c.target == "" {
+		return nil, nil
+	}
+	target := c.w.find(c.target)
+	if target == nil || target.role == roleEphemeral {
+		return nil, configError{fmt.Errorf("unable to find target container %q", c.target)}
+	}
+	return target, nil
 }
 
 // attend takes what the command writes, and tells of its end.
@@ -94,7 +109,7 @@ func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 // launch starts the command with the input and output it asks for, and returns where its output comes out; nil for a terminal,
 // which comes when it has been started.
 func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.File, error) {
-	command, isMain := podinit.Command{Args: args, TTY: c.spec.TTY}, c.target == ""
+	command, isMain := podinit.Command{Args: args, TTY: c.spec.TTY}, !c.beside()
 	if c.spec.TTY {
 		command.Env = []string{defaultTerm}
 		main, err := box.start(r.command(command), isMain)
@@ -166,10 +181,17 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 	}
 	sys := w.n.sysfs(net.NS)
 	defer sys.Close()
+	config := sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup, sys: sys}
+	if sharesProcesses(pod) {
+		if config.pause, err = w.pause.get(ctx, w, net.NS, r.user); err != nil {
+			return nil, err
+		}
+		return startSandbox(ctx, config)
+	}
 	if box := w.takeEarly(r.user); box != nil {
 		return box, box.become(ctx, setup, sys)
 	}
-	return startSandbox(ctx, sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup, sys: sys})
+	return startSandbox(ctx, config)
 }
 
 // sysfs is what a container's /sys is made of; nil where the kernel does not let us, and then it is empty.
@@ -187,7 +209,7 @@ func (n *Node) sysfs(ns *netns.NS) *os.File {
 func (w *worker) beginEarly(ns *netns.NS) {
 	first := w.all()[0].spec
 	p, err := w.n.resolve(first)
-	if err != nil || p.builtIn {
+	if err != nil || p.builtIn || sharesProcesses(w.pod) {
 		return
 	}
 	user, err := identify(w.pod, first, p.user)

@@ -48,6 +48,7 @@ type worker struct {
 	hooks       atomic.Int32 // preStop hooks that run
 	volumes     podVolumes
 	hostPorts   *hostPorts
+	pause       pause         // of a pod whose containers share their processes
 	early       chan *sandbox // closed once it holds the process that was started early, or none; nil for none
 	isolated    bool          // NetworkPolicies guard the pod, or none is there
 	mounted     bool          // the volumes were there when the containers were first started
@@ -89,7 +90,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 	w.adopt()
 	w.admitSysctls()
 	if cutOff(pod) {
-		w.note(happening{reason: reasonSandboxChanged, message: "Pod sandbox changed, it will be killed and re-created."})
+		w.note(happening{reason: reasonSandboxChanged, message: sandboxChanged})
 	}
 	return w
 }
@@ -306,6 +307,8 @@ func (w *worker) handle(m any) {
 		m.c.noteEnd(m.r)
 	case hooked:
 		m.c.noteHook(m)
+	case paused:
+		w.note(happening{reason: reasonSandboxChanged, message: sandboxChanged})
 	case probed:
 		m.c.fresh = false
 		if m.r == m.c.current() && m.c.alive() {

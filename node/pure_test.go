@@ -281,3 +281,14 @@ func TestTheBackOffDoublesUpToFiveMinutes(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// N-6: a run whose end was told and not taken up yet is followed by no other: the end would not count.
+func TestAnEndIsTakenUpBeforeTheNextStart(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	close(over)
+	c := &container{w: &worker{}, spec: &corev1.Container{}, running: true, run: &run{done: over}}
+	if next := c.advance(t.Context()); next != forever || c.restarts != 0 {
+		t.Errorf("comes again after %v, with %d restarts", next, c.restarts)
+	}
+}

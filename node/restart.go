@@ -55,7 +55,7 @@ func (c *container) answersAtOnce() bool {
 // advance starts the container if it is due, and returns when to come again.
 func (c *container) advance(ctx context.Context) time.Duration {
 	w := c.w
-	if c.alive() || c.endedForGood() {
+	if c.running || c.endedForGood() {
 		return forever
 	}
 	now := w.n.cfg.Now()
@@ -117,6 +117,7 @@ func (c *container) noteEnd(r *run) {
 	}
 	w, now := c.w, c.w.n.cfg.Now()
 	c.stop()
+	c.running = false
 	c.probes, c.fresh, c.hooking, c.waiting = probeState{}, false, false, corev1.ContainerStateWaiting{}
 	c.ended, w.dirty = r.terminated(now, c.spec.TerminationMessagePolicy), true
 	if c.changed {

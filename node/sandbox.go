@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,9 @@ import (
 
 // sandbox is a container's first process (podinit), seen from this side: it starts commands inside and tells how they end.
 type sandbox struct {
-	cmd  *exec.Cmd
+	pid  int    // of the first process, as this process knows it; 0 for one that a pause process started
+	kill func() // ends the first process, and so every other one
+	gone func() // returns when all have ended
 	conn *net.UnixConn
 	wg   sync.WaitGroup // the reader
 
@@ -45,11 +48,18 @@ type exit struct {
 // errSandboxEnded is what a command gets whose container ended before it could be started.
 var errSandboxEnded = errors.New("the container has ended")
 
+// buildWait is the longest a container takes to be built, on a machine that has much to do. It takes milliseconds; but where containers
+// share their processes, somebody may have stopped the one that builds.
+const buildWait = 30 * time.Second
+
+var errNotBuilt = errors.New("the container was not built in time")
+
 // sandboxConfig says where a container is made and what it looks like.
 type sandboxConfig struct {
 	program string // the program that holds podinit; "" for this one
 	ns      *netns.NS
 	user    *identity // who its processes will be; nil for root
+	pause   *sandbox  // the pod's pause process, whose namespaces it shares; nil for none, and then ns is where it is
 	setup   podinit.Setup
 	sys     *os.File // the mount of /sys that goes with the setup; nil for none
 }
@@ -87,12 +97,30 @@ func beginSandbox(c sandboxConfig) (*sandbox, error) {
 		return nil, err
 	}
 	s := &sandbox{conn: conn.(*net.UnixConn), last: podinit.MainID, running: map[uint32]*command{}}
-	s.cmd = sandboxCommand(c, theirs)
-	if err := c.ns.Start(s.cmd); err != nil {
+	if err := s.begin(c, theirs); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start the container's first process: %w", err)
 	}
 	return s, nil
+}
+
+// begin starts the first process with its end of the socket.
+func (s *sandbox) begin(c sandboxConfig, control *os.File) error {
+	if c.pause != nil {
+		first, err := c.pause.start(podinit.Command{Container: true}, false, int(control.Fd()))
+		if err != nil {
+			return err
+		}
+		s.kill = func() { c.pause.signal(first, syscall.SIGKILL, false) }
+		s.gone = sync.OnceFunc(func() { <-first.exited })
+		return nil
+	}
+	cmd := sandboxCommand(c, control)
+	if err := c.ns.Start(cmd); err != nil {
+		return err
+	}
+	s.pid, s.kill, s.gone = cmd.Process.Pid, func() { cmd.Process.Kill() }, func() { cmd.Wait() }
+	return nil
 }
 
 // become makes the container of its first process; one that cannot be made is closed.
@@ -146,6 +174,8 @@ var multiUser = sync.OnceValue(func() bool {
 
 // build hands over the description and waits for the container to be made of it.
 func (s *sandbox) build(ctx context.Context, setup podinit.Setup, sys *os.File) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildWait, errNotBuilt)
+	defer cancel()
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	var oob []byte
 	if sys != nil {
@@ -156,7 +186,7 @@ func (s *sandbox) build(ctx context.Context, setup podinit.Setup, sys *os.File) 
 	}
 	e, _, err := s.receive(make([]byte, podinit.MaxMessage))
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("build the container: its first process ended: %w", err)
@@ -301,10 +331,17 @@ func (s *sandbox) signal(c *command, sig syscall.Signal, group bool) {
 
 // close kills every process of the container and returns when they are gone.
 func (s *sandbox) close() {
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
+	s.kill()
+	s.gone()
 	s.conn.Close()
 	s.wg.Wait()
+}
+
+// hasEnded tells that it ended by itself.
+func (s *sandbox) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // wait returns when the container has ended by itself.

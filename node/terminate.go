@@ -133,6 +133,7 @@ func (w *worker) tearDown() {
 		w.n.cfg.Log.Error("take a pod's volumes away", "pod", w.key, "error", err)
 	}
 	w.dropEarly()
+	w.pause.close()
 	w.hostPorts.close()
 	w.hostPorts = nil
 	net := w.net.Swap(nil)
@@ -156,6 +157,7 @@ func (w *worker) leave(end context.CancelFunc) {
 			r.kill()
 		}
 	}
+	w.pause.close()
 	w.wg.Wait()
 	w.tearDown()
 }

@@ -19,6 +19,7 @@ const (
 	prCapBSetDrop     = 24
 	prSetDumpable     = 4
 	prSetName         = 15
+	prSetSubreaper    = 36
 	prCapAmbient      = 47
 	keyctlJoinSession = 1
 	// prCapAmbientClearAll is an argument of prCapAmbient.
@@ -144,12 +145,8 @@ func enter() error {
 func giveUp(drop uint64) error {
 	bound := uint64(kept) &^ drop // what commands can have; this process has to make them whom they should be
 	syscall.Umask(0o022)
-	// Else it would have the keys of whoever started the daemon. A kernel without keys has none to show.
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0); errno != 0 && errno != syscall.ENOSYS {
-		return fault("get a keyring of its own", errno)
-	}
-	if err := prctl(prSetNoNewPrivs, 1); err != nil {
-		return fault("renounce new privileges", err)
+	if err := renounce(); err != nil {
+		return err
 	}
 	for c := range uintptr(lastCapability + 1) {
 		if bound&(1<<c) != 0 {
@@ -174,6 +171,18 @@ func giveUp(drop uint64) error {
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0); errno != 0 {
 		return fault("drop the capabilities", errno)
+	}
+	return nil
+}
+
+// renounce drops what no process of a pod has, and keeps others from looking into this one.
+func renounce() error {
+	// Else it would have the keys of whoever started the daemon. A kernel without keys has none to show.
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0); errno != 0 && errno != syscall.ENOSYS {
+		return fault("get a keyring of its own", errno)
+	}
+	if err := prctl(prSetNoNewPrivs, 1); err != nil {
+		return fault("renounce new privileges", err)
 	}
 	return fault("be undumpable", prctl(prSetDumpable, 0))
 }

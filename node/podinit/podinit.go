@@ -46,8 +46,9 @@ func init() {
 
 // child is a started command.
 type child struct {
-	id  uint32
-	pid int
+	id        uint32
+	pid       int
+	container bool // the first process of a container, started by a pause process
 }
 
 // keeper is the state of the first process; its methods run on the main thread, whose privileges are the ones given up.
@@ -69,7 +70,15 @@ func run() int {
 		setup.sys = m.fds[0]
 	}
 	rename(setup.Name)
-	if err := setup.build(); err != nil {
+	if os.Getpid() != 1 { // there are other containers' processes in here: they must not look into this one, nor inherit its own
+		prctl(prSetDumpable, 0)
+		prctl(prSetSubreaper, 1)
+	}
+	become := setup.build
+	if setup.Pause {
+		become = setup.keep
+	}
+	if err := become(); err != nil {
 		send(ControlFD, Event{Kind: Failed, Text: err.Error()}.Pack())
 		return 1
 	}
@@ -134,6 +143,9 @@ func (k *keeper) reap() {
 		}
 		delete(k.byPID, pid)
 		delete(k.byID, c.id)
+		if c.container {
+			k.sweep()
+		}
 		e := Event{Kind: Exited, ID: c.id, Code: uint32(status.ExitStatus())}
 		if status.Signaled() {
 			e.Signal = uint32(status.Signal())
@@ -173,7 +185,11 @@ func (k *keeper) handle(m message) {
 	switch kindOf(m.body) {
 	case kindCommand:
 		var c Command
-		if c.unpack(m.body) == nil {
+		switch {
+		case c.unpack(m.body) != nil:
+		case c.Container && len(m.fds) > 0:
+			k.startContainer(c.ID, m.fds[0])
+		default:
 			k.start(c, m.fds)
 		}
 	case kindSignal:
@@ -233,7 +249,7 @@ func (k *keeper) start(c Command, fds []int) {
 		fail(startCode(err), "exec: \""+c.Args[0]+"\": "+err.Error())
 		return
 	}
-	k.byPID[pid], k.byID[c.ID] = child{c.ID, pid}, child{c.ID, pid}
+	k.byPID[pid], k.byID[c.ID] = child{id: c.ID, pid: pid}, child{id: c.ID, pid: pid}
 	started := Event{Kind: Started, ID: c.ID, Code: uint32(pid)}
 	if c.TTY {
 		send(ControlFD, started.Pack(), master)

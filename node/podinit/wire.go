@@ -11,6 +11,7 @@ const MaxMessage = 192 << 10
 // Setup is the first message: what the container looks like. With it may come the descriptor of a read-only mount of the kernel's
 // /sys, of which the container is shown a part; without, its /sys is empty.
 type Setup struct {
+	Pause    bool // there is no container: the process keeps what the containers of a pod share, and of all below it has its names alone
 	Hostname string
 	Name     string   // what ps shows for process 1
 	Hide     []string // folders of the host that are empty in the container, beside those that always are
@@ -38,6 +39,9 @@ type Command struct {
 	// User, Group and Groups are who the command is; Groups are the supplementary ones.
 	User, Group uint32
 	Groups      []uint32
+	// Container asks a pause process for the first process of a container, whose socket is the descriptor that comes along. It ends
+	// when all of the container's processes have; it has no words.
+	Container bool
 }
 
 // Signal sends a signal to a command, or to its whole process group.
@@ -92,6 +96,7 @@ func kindOf(b []byte) byte {
 // Pack writes the message.
 func (s Setup) Pack() []byte {
 	p := packer{kindSetup}
+	p.bool(s.Pause)
 	p.text(s.Hostname)
 	p.text(s.Name)
 	p.texts(s.Hide)
@@ -118,7 +123,7 @@ func (s Setup) Pack() []byte {
 func (s *Setup) unpack(b []byte) error {
 	u := unpacker{rest: b}
 	u.kind(kindSetup)
-	s.Hostname, s.Name, s.Hide = u.text(), u.text(), u.texts()
+	s.Pause, s.Hostname, s.Name, s.Hide = u.bool(), u.text(), u.text(), u.texts()
 	for range u.count() {
 		s.Files = append(s.Files, File{Path: u.text(), Content: u.text()})
 	}
@@ -146,6 +151,7 @@ func (c Command) Pack() []byte {
 	for _, g := range c.Groups {
 		p.number(g)
 	}
+	p.bool(c.Container)
 	return p
 }
 
@@ -157,6 +163,7 @@ func (c *Command) unpack(b []byte) error {
 	for range u.count() {
 		c.Groups = append(c.Groups, u.number())
 	}
+	c.Container = u.bool()
 	return u.end()
 }
 
