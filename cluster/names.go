@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
+	"golang.org/x/net/idna"
 	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -222,6 +226,9 @@ type NameWalk struct {
 // no DNS settings of its own.
 func (c *Cluster) WhyName(ctx context.Context, name, from, namespace string) (NameWalk, error) {
 	w := NameWalk{Name: name, From: "any pod of " + namespace, Steps: []dns.Step{}, Addresses: []string{}}
+	if err := askable(name); err != nil {
+		return w, err
+	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}}
 	if from != "" {
 		var err error
@@ -276,37 +283,92 @@ func ndots(resolv string) int {
 	return n
 }
 
+// askable refuses what no C library asks for, and says what was perhaps meant.
+func askable(name string) error {
+	refuse := func(format string, words ...any) error {
+		return apierrors.NewBadRequest(fmt.Sprintf("name %q: ", name) + fmt.Sprintf(format, words...))
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return nil
+	}
+	if u, err := url.Parse(name); err == nil && u.Hostname() != "" {
+		return refuse("it is a URL, with the name %s in it", u.Hostname())
+	}
+	switch host, port, err := net.SplitHostPort(name); {
+	case err == nil && host != "" && port != "":
+		return refuse("it is a name and a port: the name is %s", host)
+	case name == "":
+		return apierrors.NewBadRequest("name is missing")
+	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return refuse("it has white space in it")
+	case !dns.ValidName(name):
+		return refuse("a label has 1 to 63 bytes, a name at most 253")
+	}
+	return nil
+}
+
 // conclude sums the walk up.
 func (w *NameWalk) conclude() {
 	var ending dns.Step
-	says := "the name is not known"
 	var took time.Duration
 	for _, s := range w.Steps {
 		took += s.Took
-		if s.Rcode == "SERVFAIL" {
-			says = "the server failed, try again later"
+		if s.Found() {
+			ending = s
+			w.Addresses = append(w.Addresses, addressesIn(s.Answers)...)
 		}
-		if !s.Found() {
-			continue
-		}
-		ending = s
-		for _, record := range s.Answers {
-			words := strings.Fields(record)
-			if kind := words[3]; kind == "A" || kind == "AAAA" {
-				w.Addresses = append(w.Addresses, words[4])
-			}
-		}
+	}
+	asked := fmt.Sprintf("after %d questions in %v", len(w.Steps), took.Round(time.Microsecond))
+	if len(w.Steps) == 1 {
+		asked = strings.Replace(asked, "questions", "question", 1)
 	}
 	by := ""
 	if len(ending.From) > 0 {
 		by = ", by " + strings.Join(ending.From, ", ")
 	}
-	switch {
-	case len(w.Addresses) > 0:
-		w.Explanation = fmt.Sprintf("found as %s%s, after %d questions in %v", ending.Name, by, len(w.Steps), took.Round(time.Microsecond))
-	case len(w.Steps) > 0:
-		w.Explanation = fmt.Sprintf("no address after %d questions in %v: the pod's C library says: %s", len(w.Steps), took.Round(time.Microsecond), says)
+	kind := w.Steps[0].Type
+	forAddress := kind == "A" || kind == "AAAA"
+	switch found := len(w.Addresses) > 0 || ending.Found() && !forAddress; {
+	case found:
+		w.Explanation = fmt.Sprintf("found as %s%s, %s", ending.Name, by, asked)
+	case forAddress:
+		w.Explanation = fmt.Sprintf("no address %s: the pod's C library says: %s", asked, w.verdict())
+	default:
+		w.Explanation = fmt.Sprintf("no %s record %s", kind, asked)
 	}
+	if ascii, err := idna.Lookup.ToASCII(w.Name); err == nil && ascii != strings.ToLower(w.Name) {
+		w.Explanation += "; browsers and curl ask for " + ascii + " instead"
+	}
+}
+
+// addressesIn is the addresses among records that are written as in a zone file.
+func addressesIn(records []string) (all []string) {
+	for _, record := range records {
+		if words := strings.Fields(record); words[3] == "A" || words[3] == "AAAA" {
+			all = append(all, words[4])
+		}
+	}
+	return all
+}
+
+// verdict is what glibc says of a name without an address. What came of the name itself decides where it was asked for first, else
+// whether any of the names was there.
+func (w *NameWalk) verdict() string {
+	var there, failed bool
+	for _, s := range w.Steps {
+		if itself := w.Steps[0].Name == w.Name+"."; itself && s.Name != w.Steps[0].Name {
+			break
+		}
+		there = there || s.Rcode == "NOERROR"
+		failed = failed || s.Rcode == "SERVFAIL"
+	}
+	switch {
+	case there:
+		return "No address associated with hostname"
+	case failed:
+		return "Temporary failure in name resolution"
+	}
+	return "Name or service not known"
 }
 
 // podAt finds the pod of "pod/NAME" or "pod/NAMESPACE/NAME".
@@ -346,9 +408,6 @@ func (c *Cluster) extraNames(mux *http.ServeMux) {
 	const root = "/kubarium/v1/dns"
 	mux.HandleFunc("GET "+root+"/why", answer(func(r *http.Request) (any, error) {
 		q := r.URL.Query()
-		if q.Get("name") == "" {
-			return nil, apierrors.NewBadRequest("name is missing")
-		}
 		return c.WhyName(r.Context(), q.Get("name"), q.Get("from"), namespaceOf(q.Get("namespace")))
 	}))
 	mux.HandleFunc("GET "+root+"/questions", answer(func(r *http.Request) (any, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	wire "github.com/miekg/dns"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubarium.dev/cluster"
@@ -155,6 +156,27 @@ func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
 	}
 	if w, _ := walk("10.96.0.10", "pod/plain"); len(w.Steps) != 1 || !strings.HasSuffix(w.Explanation, "finds kube-dns.kube-system.svc.cluster.local.") {
 		t.Errorf("an address: %+v", w)
+	}
+	for name, says := range map[string]string{
+		"nobody.prod":              "no address after 8 questions in",
+		"kube-dns.kube-system.svc": "after 6 questions in",
+		"prod.svc.cluster.local.":  "says: No address associated with hostname",
+		"_no._tcp.shop.prod":       "no SRV record after 4 questions in",
+		"10.0.96.10.in-addr.arpa":  "found as 10.0.96.10.in-addr.arpa., by Service kube-system/kube-dns, after 1 question in",
+		"bücher.de.":               "browsers and curl ask for xn--bcher-kva.de. instead",
+	} {
+		if w, _ := walk(name, "pod/plain"); !strings.Contains(w.Explanation, says) {
+			t.Errorf("%s: got %q, want %q in it", name, w.Explanation, says)
+		}
+	}
+	for name, says := range map[string]string{
+		"": "name is missing", "a..b": "a label has 1 to 63 bytes", strings.Repeat("a", 64): "a label has 1 to 63 bytes", "a b": "it has white space in it",
+		"https://shop.prod:8443/cart": "it is a URL, with the name shop.prod in it", "shop.prod:80": "it is a name and a port: the name is shop.prod",
+		"[fd00::1]:80": "the name is fd00::1",
+	} {
+		if w, err := c.WhyName(t.Context(), name, "", "default"); !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: got %v %v, want %q", name, w, err, says)
+		}
 	}
 	if w, _ := walk("shop.prod", ""); !strings.Contains(w.Explanation, "by Service prod/shop, after 4 questions") {
 		t.Errorf("what the walk says: %s", w.Explanation)

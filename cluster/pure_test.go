@@ -11,6 +11,8 @@ import (
 	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubarium.dev/dns"
 )
 
 func TestALabelChangeReadsAsKubectlWritesIt(t *testing.T) {
@@ -166,6 +168,32 @@ func TestNoServersAreNotTheSameAsTheHosts(t *testing.T) {
 		}
 		if !slices.Equal(got.Upstream, want) || (got.Upstream == nil) != (want == nil) {
 			t.Errorf("%s: got %#v, want %#v", text, got.Upstream, want)
+		}
+	}
+}
+
+// What a walk ends with is what glibc's res_search makes of its questions.
+func TestTheVerdictOfAWalkIsThatOfGlibc(t *testing.T) {
+	t.Parallel()
+	const unknown, empty, failed = "Name or service not known", "No address associated with hostname", "Temporary failure in name resolution"
+	for _, c := range []struct {
+		steps, want string
+	}{
+		{"x.dev. NXDOMAIN, x. NXDOMAIN", unknown},
+		{"x.dev. NOERROR, x. NXDOMAIN", empty},
+		{"x.dev. SERVFAIL, x. NXDOMAIN", failed},
+		{"x.dev. SERVFAIL, x. NOERROR", empty},
+		{"x. NXDOMAIN, x.dev. NOERROR", unknown}, // asked for first, the name itself decides
+		{"x. SERVFAIL, x.dev. NXDOMAIN", failed},
+		{"x. NOERROR, x.dev. SERVFAIL", empty},
+	} {
+		w := NameWalk{Name: "x"}
+		for step := range strings.SplitSeq(c.steps, ", ") {
+			name, rcode, _ := strings.Cut(step, " ")
+			w.Steps = append(w.Steps, dns.Step{Name: name, Type: "A", Rcode: rcode})
+		}
+		if got := w.verdict(); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.steps, got, c.want)
 		}
 	}
 }

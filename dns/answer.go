@@ -36,6 +36,9 @@ func (x *index) answer(q dns.Question, seed uint64) result {
 		if target == "" {
 			return r
 		}
+		if leadsBack(r.answer, target) {
+			break
+		}
 		name = target
 		if x.zones.of(strings.ToLower(name)) == "" {
 			r.foreign = name
@@ -44,6 +47,11 @@ func (x *index) answer(q dns.Question, seed uint64) result {
 	}
 	r.rcode = dns.RcodeServerFailure // ExternalNames in a circle
 	return r
+}
+
+// leadsBack says that a chain of CNAMEs has been at a name already.
+func leadsBack(chain []dns.RR, name string) bool {
+	return slices.ContainsFunc(chain, func(rr dns.RR) bool { return strings.EqualFold(rr.Header().Name, name) })
 }
 
 // step answers for one name of a chain of CNAMEs. It returns the name to go on with, or "".

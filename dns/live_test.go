@@ -360,8 +360,8 @@ func TestAWalkTellsEachQuestionAndWhyItWasAnsweredSo(t *testing.T) {
 			"db.dev.svc AAAA NXDOMAIN [] [] Service dev/db is headless and none of its 1 endpoints is ready",
 		}},
 		{"ent.dev.svc.cluster.local.", []string{
-			"ent.dev.svc A NXDOMAIN [] [] namespace dev has no Service ent; namespace prod has one",
-			"ent.dev.svc AAAA NXDOMAIN [] [] namespace dev has no Service ent; namespace prod has one",
+			"ent.dev.svc A NXDOMAIN [] [] namespace dev has no Service ent; namespace prod has a Service ent",
+			"ent.dev.svc AAAA NXDOMAIN [] [] namespace dev has no Service ent; namespace prod has a Service ent",
 		}},
 		{"ent.prodd.svc.cluster.local.", []string{
 			"ent.prodd.svc A NXDOMAIN [] [] there is no namespace prodd; did you mean prod?",

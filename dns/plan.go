@@ -16,7 +16,7 @@ import (
 type desired map[string][]record
 
 func (d desired) add(owner string, r record) {
-	if _, ok := dns.IsDomainName(owner); ok && !slices.Contains(d[owner], r) {
+	if ValidName(owner) && !slices.Contains(d[owner], r) {
 		d[owner] = append(d[owner], r)
 	}
 }
@@ -48,10 +48,7 @@ func (z *zones) planService(svc *corev1.Service, eps []*discoveryv1.EndpointSlic
 	return d
 }
 
-func validTarget(target string) bool {
-	_, ok := dns.IsDomainName(target)
-	return ok && target != "."
-}
+func validTarget(target string) bool { return ValidName(target) && target != "." }
 
 func headless(svc *corev1.Service) bool { return svc.Spec.ClusterIP == corev1.ClusterIPNone }
 
@@ -107,7 +104,7 @@ func (d desired) addBelow(owner string, a netip.Addr) {
 		d.add(name, addressRecord(a))
 		return
 	}
-	if _, ok := dns.IsDomainName(name); ok {
+	if ValidName(name) {
 		d[owner] = append(d[owner], record{typ: typeBelow, addr: a})
 	}
 }
@@ -157,8 +154,8 @@ func endpointName(e endpoint, service string) string {
 		if label == "" {
 			continue
 		}
-		// A pod's name may be longer than a label of DNS may be.
-		if _, ok := dns.IsDomainName(label + "." + service); ok {
+		// A pod's name may be longer than a label of DNS, or a whole name, may be.
+		if ValidName(label + "." + service) {
 			return label + "." + service
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	wire "github.com/miekg/dns"
@@ -118,12 +119,21 @@ func TestAHeadlessServiceHasBothFamiliesAndAllItsPorts(t *testing.T) {
 	}
 }
 
-// D-6: a pod's name may be longer than a label.
-func TestAPodWhoseNameIsNoLabelIsFoundByItsAddress(t *testing.T) {
+// D-6: a pod's name may be longer than a label, and with dots in it make a name that is too long, by a byte or by many.
+func TestAPodWhoseNameIsTooLongIsFoundByItsAddress(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, dns.Config{})
-	long := fmt.Sprintf("%064d", 7)
-	l.apply(headlessService("dev", "db"), slice("dev", "db", "db-1", 1, end{ip: "10.244.1.2", pod: long}))
+	longest := 254 - len(".db.dev.svc.cluster.local.")
+	for i, length := range []int{longest, longest + 1, longest + 2, 253} {
+		pod := strings.Repeat("a", length%2) + strings.Repeat("a.", 126)[:length-length%2-1] + "z"
+		name := "10-244-1-2"
+		if i == 0 {
+			name = pod
+		}
+		l.apply(headlessService("dev", "db"), slice("dev", "db", "db-1", 1, end{ip: "10.244.1.2", pod: pod}))
+		l.want("2.1.244.10.in-addr.arpa", wire.TypePTR, ok, "2.1.244.10.in-addr.arpa. 5 PTR "+name+".db.dev.svc")
+	}
+	l.apply(headlessService("dev", "db"), slice("dev", "db", "db-1", 1, end{ip: "10.244.1.2", pod: fmt.Sprintf("%064d", 7)}))
 	l.want("2.1.244.10.in-addr.arpa", wire.TypePTR, ok, "2.1.244.10.in-addr.arpa. 5 PTR 10-244-1-2.db.dev.svc")
 	l.want("db.dev.svc.cluster.local", wire.TypeA, ok, "db.dev.svc 5 A 10.244.1.2")
 }

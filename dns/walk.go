@@ -1,7 +1,9 @@
 package dns
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -23,7 +25,7 @@ type Step struct {
 	Took    time.Duration `json:"took"`              // nanoseconds, inside the server, upstream included
 }
 
-// Found says that the walk may end here: there are records, and more than a CNAME to nowhere.
+// Found says that the walk ends here: a C library goes no further once there are records, be they a CNAME that leads nowhere.
 func (s Step) Found() bool { return s.Rcode == "NOERROR" && len(s.Answers) > 0 }
 
 // Search is what a pod's resolv.conf says about names.
@@ -35,30 +37,49 @@ type Search struct {
 }
 
 // Candidates is the names that glibc asks for, in order: with a dot at the end only the name itself; with fewer dots than
-// ndots the search path first, else the name first.
+// ndots the search path first, else the name first. The root in a search path stands for the name itself. Names that are too
+// long with a path are not asked for.
 func (s Search) Candidates(name string) []string {
 	if strings.HasSuffix(name, ".") {
 		return []string{name}
 	}
 	var all []string
-	for _, domain := range s.Path {
-		if d := strings.Trim(domain, "."); d != "" {
-			all = append(all, name+"."+d+".")
+	add := func(candidate string) {
+		if ValidName(candidate) && !slices.Contains(all, candidate) {
+			all = append(all, candidate)
 		}
 	}
-	if strings.Count(name, ".") < s.Ndots {
-		return append(all, name+".")
+	if strings.Count(name, ".") >= s.Ndots {
+		add(name + ".")
 	}
-	return append([]string{name + "."}, all...)
+	for _, domain := range s.Path {
+		add(strings.TrimSuffix(name+"."+strings.Trim(domain, "."), ".") + ".")
+	}
+	add(name + ".")
+	return all
 }
 
-// Walk asks as a pod's glibc does: A and AAAA for each candidate, until one has an address. The answers are those that the
-// pod gets; nothing is sent but upstream questions.
+// questions is what a pod's programs ask to find a name, and under which names: where a port is served, an address's name, or else
+// the addresses of both families.
+func (s Search) questions(name string) (types []uint16, candidates []string) {
+	labels := dns.SplitDomainName(name)
+	switch {
+	case isReverse(dns.CanonicalName(name)):
+		return []uint16{dns.TypePTR}, []string{dns.Fqdn(name)}
+	case len(labels) > 1 && labels[0][0] == '_' && labels[1][0] == '_':
+		return []uint16{dns.TypeSRV}, s.Candidates(name)
+	}
+	return []uint16{dns.TypeA, dns.TypeAAAA}, s.Candidates(name)
+}
+
+// Walk asks as a pod's glibc does: A and AAAA for each candidate, until one has an address; SRV for the name of a port, PTR for
+// that of an address. The answers are those that the pod gets; nothing is sent but upstream questions.
 func (s *Server) Walk(ctx context.Context, name string, search Search) []Step {
 	var steps []Step
-	for _, candidate := range search.Candidates(name) {
+	types, candidates := search.questions(name)
+	for _, candidate := range candidates {
 		found := false
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		for _, qtype := range types {
 			step := s.ask(ctx, search.Client, candidate, dns.TypeToString[qtype])
 			found = found || step.Found()
 			steps = append(steps, step)
@@ -78,16 +99,19 @@ func (s *Server) Ask(ctx context.Context, name, qtype string) Step {
 func (s *Server) ask(ctx context.Context, client netip.Addr, name, qtype string) Step {
 	step := Step{Name: dns.Fqdn(name), Type: strings.ToUpper(qtype)}
 	typ, known := dns.StringToType[step.Type]
-	switch _, valid := dns.IsDomainName(step.Name); {
-	case !known:
+	if !known {
 		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeNotImplemented], "there is no record type "+qtype
 		return step
-	case !valid:
-		step.Rcode, step.Reason = dns.RcodeToString[dns.RcodeFormatError], "no such name can exist: a label has 1 to 63 bytes, a name at most 255"
+	}
+	// As a client's packet has it: what is not a letter, digit or dash of a name is spelled in its own way there.
+	req := new(dns.Msg).SetQuestion(step.Name, typ)
+	p, err := req.Pack()
+	if err = cmp.Or(err, req.Unpack(p)); err != nil {
+		step.Rcode = dns.RcodeToString[dns.RcodeFormatError]
+		step.Reason = "no such name can exist: a label has 1 to 63 bytes, a name at most 253"
 		return step
 	}
 	began := time.Now()
-	req := new(dns.Msg).SetQuestion(step.Name, typ)
 	m, r := s.whole(ctx, client, req, rand.Uint64())
 	finish(m, &r, req, dns.MaxMsgSize)
 	step.Took = time.Since(began)
@@ -95,22 +119,23 @@ func (s *Server) ask(ctx context.Context, client netip.Addr, name, qtype string)
 	for _, rr := range m.Answer {
 		step.Answers = append(step.Answers, strings.ReplaceAll(rr.String(), "\t", " "))
 	}
-	s.explain(&step, &r)
+	s.explain(&step, m, &r)
 	return step
 }
 
 // explain fills in where the answer comes from.
-func (s *Server) explain(step *Step, r *result) {
+func (s *Server) explain(step *Step, m *dns.Msg, r *result) {
 	x := s.index.Load()
 	if x == nil {
 		step.Reason = "the server has not read the cluster's objects yet"
 		return
 	}
-	step.Foreign = r.foreign
+	if step.Foreign = r.foreign; step.Foreign == m.Question[0].Name {
+		step.Foreign = step.Name // as it was typed
+	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	name := dns.CanonicalName(step.Name)
-	step.From = x.sources(name)
+	end := x.follow(step, m)
 	switch {
 	case r.refused:
 		step.Reason = "the server refuses such questions"
@@ -119,10 +144,32 @@ func (s *Server) explain(step *Step, r *result) {
 	case step.Rcode == "SERVFAIL":
 		step.Reason = "the ExternalNames lead in a circle"
 	case step.Rcode == "NXDOMAIN":
-		step.Reason = x.whyMissing(name)
-	case len(step.Answers) == 0:
-		step.Reason = x.whyEmpty(name, step.Type)
+		step.Reason = x.whyMissing(end)
+		if len(step.Answers) > 0 {
+			step.Reason = end + ": " + step.Reason
+		}
+	case !answers(m):
+		step.Reason = x.whyEmpty(end, step)
 	}
+}
+
+// follow fills in the objects that the names of a chain of CNAMEs come from, and returns the last name. The caller holds mu.
+func (x *index) follow(step *Step, m *dns.Msg) (end string) {
+	end = dns.CanonicalName(step.Name)
+	step.From = x.sources(end)
+	for _, rr := range m.Answer {
+		alias, ok := rr.(*dns.CNAME)
+		if !ok || x.zones.of(dns.CanonicalName(alias.Target)) == "" {
+			continue
+		}
+		end = dns.CanonicalName(alias.Target)
+		for _, source := range x.sources(end) {
+			if !slices.Contains(step.From, source) {
+				step.From = append(step.From, source)
+			}
+		}
+	}
+	return end
 }
 
 // sources are the objects that a name comes from. The caller holds mu.
@@ -145,15 +192,20 @@ func (x *index) sources(name string) []string {
 	return from
 }
 
-// whyForeign says who answered for a name outside the cluster, or why nobody did.
+// whyForeign says who answered for a name outside the cluster and what, or why nobody did.
 func (s *Server) whyForeign(step *Step, r *result) string {
-	why := step.Foreign + " is outside " + s.zones.domain
-	says := r.from + " answered"
-	if r.err != nil {
+	says := r.from
+	switch {
+	case r.err != nil:
 		says = strings.ReplaceAll(r.err.Error(), "\n", "; ")
+	case step.Rcode == "NXDOMAIN":
+		says += " says that there is no such name"
+	case step.Rcode != "NOERROR":
+		says += " says " + step.Rcode
+	case len(step.Answers) == 0:
+		says += " says that the name has no " + step.Type + " record"
+	default:
+		return fmt.Sprintf("%s is outside %s: %s answered", step.Foreign, s.zones.domain, says)
 	}
-	if step.Found() {
-		return why + ": " + says
-	}
-	return why + s.zones.nearDomain(step.Foreign) + ": " + says
+	return fmt.Sprintf("%s is outside %s: %s%s", step.Foreign, s.zones.domain, says, s.zones.nearDomain(step.Foreign))
 }

@@ -84,6 +84,14 @@ func (z *zones) soa(apex string, serial uint32) dns.RR {
 	}
 }
 
+// ValidName says whether a name can be asked for at all: dns.IsDomainName lets names pass that are too long by a byte or two, which
+// no client can read.
+func ValidName(name string) bool {
+	var wire [255]byte // the longest name
+	_, err := dns.PackDomainName(dns.Fqdn(name), wire[:], 0, nil, false)
+	return err == nil
+}
+
 // records is what is there without any object: apex, version, and the two branches.
 func (z *zones) records() desired {
 	d := desired{

@@ -94,11 +94,13 @@ func answers(s dns.Step) string {
 	return strings.Join(all, ", ")
 }
 
+// reason is the objects that a name comes from, and what else there is to say.
 func reason(s dns.Step) string {
-	if s.Reason == "" {
-		return strings.Join(s.From, ", ")
+	from := strings.Join(s.From, ", ")
+	if from != "" && s.Reason != "" {
+		from += ": "
 	}
-	return s.Reason
+	return from + s.Reason
 }
 
 func (a *app) questions(ctx context.Context, cl *client, f whyDNSFlags) error {
