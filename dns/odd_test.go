@@ -3,8 +3,11 @@ package dns_test
 import (
 	"context"
 	"encoding/binary"
+	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -141,5 +144,65 @@ func TestTheServerOutlivesAWantOfFileDescriptors(t *testing.T) {
 	background(t, "Serve", func(ctx context.Context) error { return s.Serve(ctx, nil, &exhausted{Listener: l, left: 3}) })
 	if m := exchange(t, "tcp", l.Addr().String(), query("cluster.local", wire.TypeSOA)); m.Rcode != failed {
 		t.Errorf("got %v, want SERVFAIL from a server that has read nothing yet", m)
+	}
+}
+
+// handled is how many packets and messages the server has answered or found to be no question.
+func handled(t *testing.T, s *dns.Server) (n int) {
+	t.Helper()
+	for line := range strings.Lines(metrics(s)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, "kubarium_dns_requests_total{") || name == "kubarium_dns_malformed_total" {
+			one, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += one
+		}
+	}
+	return n
+}
+
+// Bad packets beside good ones: each of the bad is looked at, each of the good is answered. How many a second, BenchmarkBesideMalformed
+// measures.
+func TestMalformedPacketsDoNoHarm(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, dns.Config{})
+	l.apply(virtual("dev", "ent", "10.96.0.10"))
+	c := dialUDP(t, l.addr)
+	good := asking(t, nil)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	spoil := func() []byte {
+		bad := slices.Clone(good[:rnd.IntN(len(good)+1)])
+		for range rnd.IntN(6) {
+			if len(bad) > 0 {
+				bad[rnd.IntN(len(bad))] = byte(rnd.Uint32())
+			}
+		}
+		return bad
+	}
+	answered := func() { l.want("ent.dev.svc.cluster.local", wire.TypeA, ok, "ent.dev.svc 5 A 10.96.0.10") }
+	const rounds, each = 100, 100
+	for range rounds {
+		for range each { // fewer than a socket holds: none is lost
+			if _, err := c.Write(spoil()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answered()
+	}
+	if got, want := handled(t, l.server), rounds*(each+2); got != want {
+		t.Errorf("the server looked at %d packets of %d", got, want)
+	}
+	// Over TCP the lengths are spoilt as well, and so whatever follows.
+	for range rounds {
+		stream := dialTCP(t, l.addr)
+		for range each {
+			if _, err := stream.Conn.Write(spoil()); err != nil {
+				break // the server has given the connection up
+			}
+		}
+		answered()
+		stream.Close()
 	}
 }

@@ -114,40 +114,51 @@ func (s *Server) answerPacket(ctx context.Context, b *burst, i int, asking *sync
 		return s.pack(refusal, packet)
 	}
 	a := asked{protocol: overUDP, from: b.peer(i).Addr(), began: time.Now()}
-	m, later := s.start(ctx, a, req, room(req, false))
-	if later == nil {
+	m, wait := s.start(a, req, room(req, false))
+	if wait == nil {
 		return s.pack(m, packet)
 	}
 	back := b.back(i)
 	asking.Go(func() {
 		answer := make([]byte, maxUDP)
-		if err := back.send(answer[:s.pack(later(), answer)]); err != nil && ctx.Err() == nil {
+		if err := back.send(answer[:s.pack(s.resume(ctx, wait), answer)]); err != nil && ctx.Err() == nil {
 			s.log.Debug("dns: send answer", "to", back.String(), "err", err)
 		}
 	})
 	return 0
 }
 
-// start answers req in so many bytes at most: at once where nobody has to be asked, else by what it returns, which takes its time.
-// The question is kept before its client knows, so that who has an answer finds it.
-func (s *Server) start(ctx context.Context, a asked, req *dns.Msg, size int) (now *dns.Msg, later func() *dns.Msg) {
+// pending is a question that others have to be asked for, which takes its time.
+type pending struct {
+	asked
+	req, m *dns.Msg
+	r      result
+	rest   []string // further names to try
+	size   int      // how many bytes the answer may have
+}
+
+// start answers req in so many bytes at most, or says what is to be resumed. The question is kept before its client knows, so that
+// who has an answer finds it.
+func (s *Server) start(a asked, req *dns.Msg, size int) (*dns.Msg, *pending) {
 	m, r := s.begin(req, rand.Uint64())
 	rest := s.rest(a.from, req, &r)
-	end := func() *dns.Msg {
-		finish(m, &r, req, size)
-		s.done(a, req, m)
-		return m
+	if len(rest) > 0 || r.foreign != "" && !s.known(req, &r) {
+		return nil, &pending{asked: a, req: req, m: m, r: r, rest: rest, size: size}
 	}
-	if len(rest) == 0 && (r.foreign == "" || s.known(req, &r)) {
-		return end(), nil
+	finish(m, &r, req, size)
+	s.done(a, req, m)
+	return m, nil
+}
+
+// resume asks others and answers.
+func (s *Server) resume(ctx context.Context, p *pending) *dns.Msg {
+	if p.r.foreign != "" {
+		s.complete(ctx, p.req, &p.r)
 	}
-	return nil, func() *dns.Msg {
-		if r.foreign != "" {
-			s.complete(ctx, req, &r)
-		}
-		r = s.goOn(ctx, req, rest, r)
-		return end()
-	}
+	r := s.goOn(ctx, p.req, p.rest, p.r)
+	finish(p.m, &r, p.req, p.size)
+	s.done(p.asked, p.req, p.m)
+	return p.m
 }
 
 // pack puts m into buf and returns its length, or 0 when m is nil or cannot be sent.

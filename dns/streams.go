@@ -69,8 +69,8 @@ func (s *Server) talk(ctx context.Context, c *stream) {
 	defer stop()
 	from := addressOf(c.RemoteAddr())
 	places := make(chan struct{}, maxPipelined)
-	for wait := firstTime; ; wait = idleTime {
-		packet, err := c.next(ctx, wait)
+	for patience := firstTime; ; patience = idleTime {
+		packet, err := c.next(ctx, patience)
 		if err != nil {
 			return
 		}
@@ -80,14 +80,14 @@ func (s *Server) talk(ctx context.Context, c *stream) {
 			s.say(c, m)
 			continue
 		}
-		m, later := s.start(ctx, asked{protocol: overTCP, from: from, began: time.Now()}, req, dns.MaxMsgSize)
-		if later == nil {
+		m, wait := s.start(asked{protocol: overTCP, from: from, began: time.Now()}, req, dns.MaxMsgSize)
+		if wait == nil {
 			s.say(c, m)
 			continue
 		}
 		places <- struct{}{}
 		asking.Go(func() {
-			s.say(c, later())
+			s.say(c, s.resume(ctx, wait))
 			<-places
 		})
 	}
