@@ -11,6 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"kubarium.dev/api"
+	"kubarium.dev/store"
 )
 
 // A-1, A-10, A-11: an Event written under one version is read, selected and watched under the other, in its words.
@@ -97,6 +100,37 @@ func TestAPodIsResized(t *testing.T) {
 			t.Errorf("%s: got %d, want 422", body, code)
 		}
 		contains(t, text, want)
+	}
+}
+
+// A-5, N-4: no pod is resized beyond what its node has; what the node has given to others is not looked at here.
+func TestAPodIsNotResizedBeyondItsNode(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	p, n := pod("a"), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	n.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("1Gi"), "pods": resource.MustParse("110")}
+	p.Spec.NodeName = "n1"
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("100m"), "memory": resource.MustParse("1Mi")}
+	api.Default(p)
+	for _, obj := range []api.Object{n, p} {
+		if _, err := c.store.Update(t.Context(), func(tx *store.Tx) error { return tx.Create(obj) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resize := func(cpu, memory string) (int, string) {
+		t.Helper()
+		res, text := c.ask(t, "PATCH", "/api/v1/namespaces/dev/pods/a/resize", `{"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "`+cpu+
+			`", "memory": "`+memory+`"}}}]}}`, "Content-Type", "application/strategic-merge-patch+json")
+		return res.StatusCode, text
+	}
+	code, text := resize("2500m", "2Gi")
+	if code != http.StatusForbidden {
+		t.Errorf("got %d, want 403", code)
+	}
+	contains(t, text, `pods \"a\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; `+
+		`memory, requested: 2147483648, allocatable: 1073741824`, `"causes":[{"reason":"NodeCapacity"}]`)
+	if code, text := resize("2", "1Gi"); code != http.StatusOK {
+		t.Errorf("all that the node has: %d %s", code, text)
 	}
 }
 

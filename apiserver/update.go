@@ -184,7 +184,10 @@ func (s *Server) prepareSub(c *call, obj, now api.Object) (api.Object, error) {
 		if errs := api.ValidateResize(pod, now.(*corev1.Pod)); len(errs) > 0 {
 			return nil, api.Invalid(c.kind, c.name, errs)
 		}
-		return pod, s.checkLimits(c, pod)
+		if err := s.checkLimits(c, pod); err != nil {
+			return nil, err
+		}
+		return pod, s.admitResize(pod, now.(*corev1.Pod))
 	case "finalize":
 		finalizers := obj.(*corev1.Namespace).Spec.Finalizers
 		obj = api.Copy(now)

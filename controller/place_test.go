@@ -267,6 +267,49 @@ func TestAPodThatWaitsGoesWhenItsWishComesTrue(t *testing.T) {
 	c.until("the second pod has its room", func() bool { return on("second") == "n1" })
 }
 
+// N-4: what a pod holds back on its node is what it asks for or, while that is more, what it still has; a pod that waits goes when
+// another one has less.
+func TestAResizeCountsWhereThePodIs(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	n := node("n1")
+	n.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("1")}
+	c.create(n)
+	first, second := guest("first", "cpu:700m"), guest("second", "cpu:700m")
+	first.Status.Phase, second.Status.Phase = corev1.PodPending, corev1.PodPending
+	c.create(first)
+	c.create(second)
+	change := func(fn func(*corev1.Pod)) {
+		t.Helper()
+		c.write(func(tx *store.Tx) error {
+			p, err := store.Get[*corev1.Pod](tx, api.Pods, "dev", "first")
+			if err != nil {
+				return err
+			}
+			p = api.Copy(p)
+			fn(p)
+			return tx.Update(p)
+		})
+	}
+	has := func(cpu string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			list := corev1.ResourceList{"cpu": resource.MustParse(cpu)}
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", AllocatedResources: list, Resources: &corev1.ResourceRequirements{Requests: list}}}
+		}
+	}
+	placed := func() bool {
+		p, err := store.Get[*corev1.Pod](c.store, api.Pods, "dev", "second")
+		return err == nil && p.Spec.NodeName == "n1"
+	}
+	change(has("700m"))
+	change(func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("200m") })
+	if placed() {
+		t.Error("the second pod got what the first one still had")
+	}
+	change(has("200m"))
+	c.until("the second pod has its room", placed)
+}
+
 // BenchmarkSchedule is the time to place a thousand pods that wait, on 4 nodes, to the disk; with wishes about each other, and without.
 func BenchmarkSchedule(b *testing.B) {
 	for name, edit := range map[string]func(*corev1.Pod){

@@ -82,8 +82,8 @@ func (c *scheduler) podTouched(t *turn, ev store.Event, pod *corev1.Pod) {
 		}
 	default:
 		delete(c.stranded, name)
-		if s != nil {
-			s.refresh(pod)
+		if s != nil && s.refresh(pod) {
+			c.retry(t, false) // it has less than before
 		}
 		if old == nil || old.Spec.NodeName == "" || !maps.Equal(old.Labels, pod.Labels) {
 			c.retry(t, true)

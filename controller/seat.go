@@ -62,12 +62,12 @@ func newLodger(pod *corev1.Pod) *lodger {
 // guessed is what a pod that requests nothing is taken to use when nodes are compared, as in Kubernetes.
 var guessed = amounts{corev1.ResourceCPU: 100, corev1.ResourceMemory: 200 << 20}
 
-// requestsOf is what a pod asks of its node; nil for nothing.
+// requestsOf is what a pod asks of its node, or still has there while that is more; nil for nothing.
 func requestsOf(pod *corev1.Pod) amounts {
 	if !asks(&pod.Spec) {
 		return nil
 	}
-	list := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	list := resource.PodRequests(pod, resource.PodResourcesOptions{UseStatusResources: true})
 	sum := amounts{}
 	for name := range list {
 		if n := whole(list, name); n > 0 {
@@ -156,15 +156,19 @@ func (s *seat) count(l *lodger, times int) {
 	}
 }
 
-// refresh takes up a pod's new state; most changes are of its status and change nothing here.
-func (s *seat) refresh(pod *corev1.Pod) {
+// refresh takes up a pod's new state; most changes are of its status and change nothing here. It tells whether the pod takes less now.
+func (s *seat) refresh(pod *corev1.Pod) (less bool) {
 	l := s.lodgers[api.Name(pod)]
 	if l != nil && l.pod.UID == pod.UID && l.pod.Generation == pod.Generation && controllerUID(l.pod) == controllerUID(pod) &&
-		(l.pod.DeletionTimestamp == nil) == (pod.DeletionTimestamp == nil) {
+		(l.pod.DeletionTimestamp == nil) == (pod.DeletionTimestamp == nil) && maps.Equal(l.requests, requestsOf(pod)) {
 		l.pod = pod
-		return
+		return false
 	}
 	s.take(pod)
+	for name, now := range s.lodgers[api.Name(pod)].requests {
+		less = less || l != nil && now < l.requests[name]
+	}
+	return less
 }
 
 func controllerUID(pod *corev1.Pod) types.UID {

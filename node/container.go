@@ -34,6 +34,7 @@ type container struct {
 	last     *corev1.ContainerStateTerminated // how the run before this one ended
 	ended    *corev1.ContainerStateTerminated // how the current run ended; nil while it runs or waits
 	wants    string                           // the image, which may be changed while the pod runs
+	given    corev1.ResourceRequirements      // of cpu and memory
 	changed  bool                             // it was: the run that ends is followed by another, whatever the policy
 	probes   probeState
 	fresh    bool               // just started: no probe has answered yet
@@ -118,7 +119,7 @@ type configError struct{ error }
 // start starts a run. Its end is posted to the worker. Errors: a configError; anything else that kept it from running.
 func (c *container) start(ctx context.Context) error {
 	spec := *c.spec
-	spec.Image = c.wants
+	spec.Image, spec.Resources = c.wants, c.given
 	p, err := c.w.n.resolve(&spec)
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (c *container) start(ctx context.Context) error {
 	if find.services, err = c.w.n.serviceEnv(ctx, pod); err != nil {
 		return err
 	}
-	env, err := newEnvironment(pod, c.spec, find, p.env)
+	env, err := newEnvironment(pod, &spec, find, p.env)
 	if err != nil {
 		return configError{err}
 	}

@@ -9,7 +9,10 @@ import (
 )
 
 // verdict is why a pod has failed as a whole.
-type verdict struct{ reason, message string }
+type verdict struct {
+	reason, message string
+	rejected        bool // before anything of it was made
+}
 
 // advance starts what is due, init containers first, and returns when to come again. When nothing will be started any more,
 // it ends what still runs.

@@ -54,19 +54,20 @@ type NodeConfig struct {
 
 // Node is one machine.
 type Node struct {
-	cfg        NodeConfig
-	machine    *machine
-	resolver   Resolver
-	prober     *http.Client
-	health     *http.Client // of gRPC probes
-	power      *power
-	volumes    volumes
-	resources  corev1.ResourceList // the machine's
-	services   serviceEnvs
-	progress   store.Progress
-	registered chan struct{} // closed when the Node object stands and the pods that were here have their addresses
-	once       sync.Once     // of closing registered
-	noSys      sync.Once     // of the warning that pods have no /sys
+	cfg         NodeConfig
+	machine     *machine
+	resolver    Resolver
+	prober      *http.Client
+	health      *http.Client // of gRPC probes
+	power       *power
+	volumes     volumes
+	resources   corev1.ResourceList // the machine's
+	allocations *allocations
+	services    serviceEnvs
+	progress    store.Progress
+	registered  chan struct{} // closed when the Node object stands and the pods that were here have their addresses
+	once        sync.Once     // of closing registered
+	noSys       sync.Once     // of the warning that pods have no /sys
 
 	mu      sync.Mutex                       // guards all below
 	workers map[types.UID]*worker            // every pod that is being run or ended
@@ -103,6 +104,7 @@ func (f *Fabric) AddNode(_ context.Context, c NodeConfig) (*Node, error) {
 		n.volumes.dir = filepath.Join(c.StateDir, "volumes-"+c.Name)
 	}
 	n.resources = n.capacity()
+	n.allocations = newAllocations(n.resources)
 	n.health = newHealthProber(m.ns().DialContext)
 	n.resolver = Resolver{DNS: c.ClusterDNS, Domain: c.ClusterDomain}
 	if raw, err := os.ReadFile("/etc/resolv.conf"); err == nil { // a host without one has no names of its own

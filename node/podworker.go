@@ -42,6 +42,7 @@ type worker struct {
 	containers []*container
 	start      time.Time
 	failed     *verdict // why the pod as a whole has failed; nil while it has not
+	sizes      resizing
 
 	initialized bool         // the init containers are done
 	ending      bool         // endRest was called
@@ -77,6 +78,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 	w.volumes.w = w
 	w.latest.Store(pod)
 	w.claim = n.claim(pod)
+	w.sizes = asRemembered(pod)
 	w.start = n.cfg.Now()
 	if pod.Status.StartTime != nil {
 		w.start = pod.Status.StartTime.Time
@@ -89,6 +91,8 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 	}
 	w.adopt()
 	w.admitSysctls()
+	w.admit()
+	w.resize()
 	if cutOff(pod) {
 		w.note(happening{reason: reasonSandboxChanged, message: sandboxChanged})
 	}
@@ -97,7 +101,7 @@ func newWorker(n *Node, pod *corev1.Pod) *worker {
 
 // newContainer takes up what the store knows of a container that ran before the machine lost its power.
 func (w *worker) newContainer(spec *corev1.Container, r role) *container {
-	c := &container{w: w, spec: spec, role: r, wants: spec.Image}
+	c := &container{w: w, spec: spec, role: r, wants: spec.Image, given: spec.Resources}
 	for _, list := range [][]corev1.ContainerStatus{
 		w.pod.Status.InitContainerStatuses, w.pod.Status.ContainerStatuses, w.pod.Status.EphemeralContainerStatuses,
 	} {
@@ -125,6 +129,9 @@ func cutOff(pod *corev1.Pod) bool {
 // remember takes up a status of before. Init containers run again: what they prepared went with the machine's power.
 func (c *container) remember(s *corev1.ContainerStatus) {
 	c.restarts, c.last = s.RestartCount, s.LastTerminationState.Terminated
+	if s.Resources != nil {
+		c.given = *s.Resources
+	}
 	end := s.State.Terminated
 	if s.State.Running != nil {
 		end = unknownEnd(s.ContainerID, s.State.Running.StartedAt, c.w.n.cfg.Now())
@@ -144,6 +151,7 @@ func (w *worker) tell(pod *corev1.Pod, gone bool) {
 	w.latest.Store(pod)
 	if gone {
 		w.gone.Store(true)
+		w.n.allocations.release(w.uid) // who takes its place must not wait for its processes
 	}
 	w.nudge()
 }
@@ -213,6 +221,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	if w.net.Load() != nil && w.isolate(ctx) && w.mount(ctx) {
 		next = min(next, w.advance(ctx), w.volumes.renewal(w.n.cfg.Now()))
 		w.awaitFirstAnswers(ctx)
+		w.finishResize()
 		if w.finished() {
 			w.tearDown()
 		}
@@ -333,6 +342,7 @@ func (w *worker) relabel() {
 	w.pod = w.latest.Load()
 	w.adopt()
 	w.respec()
+	w.resize()
 	w.stale.Store(len(w.pod.Spec.Volumes) > 0)
 	for _, c := range w.all() {
 		if r := c.current(); r != nil && r.app != nil && w.net.Load() != nil {
@@ -384,7 +394,7 @@ func (w *worker) write(ctx context.Context) error {
 
 // view is the state of the pod's containers at this moment.
 func (w *worker) view() podView {
-	v := podView{hostIP: w.n.cfg.Address, start: w.start, now: w.n.cfg.Now(), failed: w.failed}
+	v := podView{hostIP: w.n.cfg.Address, start: w.start, now: w.n.cfg.Now(), failed: w.failed, sizes: w.sizes}
 	if net := w.net.Load(); net != nil {
 		v.podIP = net.IP
 	}
@@ -403,7 +413,7 @@ func (w *worker) view() podView {
 func (c *container) view() containerView {
 	v := containerView{
 		spec: c.spec, wants: c.wants, role: c.role, restarts: c.restarts, waiting: c.waiting, ended: c.ended, last: c.last, image: c.image,
-		over: c.endedForGood(),
+		over: c.endedForGood(), given: c.given,
 	}
 	if r := c.current(); r != nil {
 		v.began, v.id = r.began, r.id

@@ -69,6 +69,7 @@ func (c *container) advance(ctx context.Context) time.Duration {
 	c.waiting, c.retryAt, w.dirty = corev1.ContainerStateWaiting{}, time.Time{}, true
 	err := c.start(ctx)
 	if err == nil {
+		c.changed = false
 		w.note(happening{reason: reasonCreated, c: c, message: "Created container " + c.spec.Name + ": " + c.image})
 		w.note(happening{reason: reasonStarted, c: c, message: "Started container " + c.spec.Name})
 		c.created(ctx, c.current())
@@ -121,7 +122,7 @@ func (c *container) noteEnd(r *run) {
 	c.probes, c.fresh, c.hooking, c.waiting = probeState{}, false, false, corev1.ContainerStateWaiting{}
 	c.ended, w.dirty = r.terminated(now, c.spec.TerminationMessagePolicy), true
 	if c.changed {
-		c.last, c.ended, c.changed, c.failures = c.ended, nil, false, 0
+		c.last, c.ended, c.failures = c.ended, nil, 0
 		c.restarts++
 		return
 	}
@@ -182,7 +183,7 @@ func (c *container) restart(r *run, seconds *int64) {
 	})
 }
 
-// respec takes up what may change of a running pod's spec: the images of its containers, and the resources, which the status shows.
+// respec takes up another image of a container.
 func (w *worker) respec() {
 	if w.pod.Generation == w.pod.Status.ObservedGeneration {
 		return
@@ -200,10 +201,15 @@ func (w *worker) respec() {
 // change gives the container another image. One that runs is started again at once, as kubelet does.
 func (c *container) change(image string) {
 	c.wants, c.failures, c.retryAt = image, 0, time.Time{}
+	c.again(fmt.Sprintf("Container %s definition changed, will be restarted", c.spec.Name))
+}
+
+// again has a container that runs started again, whatever the policy.
+func (c *container) again(why string) {
 	if c.role == roleInit || !c.alive() {
 		return
 	}
 	c.changed = true
-	c.w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf("Container %s definition changed, will be restarted", c.spec.Name)})
+	c.w.note(happening{reason: reasonKilling, c: c, message: why})
 	c.restart(c.current(), nil)
 }

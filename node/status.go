@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -21,6 +22,7 @@ const AnnotationImage = "kubarium.dev/image"
 type containerView struct {
 	spec           *corev1.Container
 	wants          string // the image's name
+	given          corev1.ResourceRequirements
 	role           role
 	image          string // how the image was resolved; "" until it was
 	running        bool
@@ -39,12 +41,16 @@ type podView struct {
 	start         time.Time
 	now           time.Time
 	failed        *verdict // why the pod as a whole has failed; nil while it has not
+	sizes         resizing
 
 	inits, containers, debuggers []containerView
 }
 
 // podStatus works out the status of a pod; what others wrote into the old one stays.
 func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
+	if v.failed != nil && v.failed.rejected {
+		return rejectedStatus(pod, v)
+	}
 	s := *pod.Status.DeepCopy()
 	s.ObservedGeneration = pod.Generation
 	s.HostIP, s.HostIPs = v.hostIP.String(), []corev1.HostIP{{IP: v.hostIP.String()}}
@@ -63,8 +69,6 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	s.InitContainerStatuses = statuses(v.inits, reason)
 	s.ContainerStatuses = statuses(v.containers, reason)
 	s.EphemeralContainerStatuses = statuses(v.debuggers, waitingCreating)
-	showResources(s.InitContainerStatuses, pod.Spec.InitContainers)
-	showResources(s.ContainerStatuses, pod.Spec.Containers)
 	s.Phase = v.phase(pod)
 	if v.failed != nil {
 		s.Reason, s.Message = v.failed.reason, v.failed.message
@@ -72,15 +76,16 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	for _, c := range v.conditions(pod, s.Phase) {
 		setCondition(&s, c, v.now)
 	}
+	v.sizes.show(&s, v.now)
 	return s
 }
 
-// showResources tells what the containers have of what they ask for: all of it, since nothing here is held to it.
-func showResources(all []corev1.ContainerStatus, specs []corev1.Container) {
-	for i := range min(len(all), len(specs)) {
-		if has := &specs[i].Resources; all[i].Name == specs[i].Name && len(has.Requests)+len(has.Limits) > 0 {
-			all[i].Resources, all[i].AllocatedResources = has.DeepCopy(), has.DeepCopy().Requests
-		}
+// rejectedStatus is the status of a pod of which nothing was made.
+func rejectedStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
+	start := metaTime(v.start)
+	return corev1.PodStatus{
+		Phase: corev1.PodFailed, Reason: v.failed.reason, Message: v.failed.message, QOSClass: cmp.Or(pod.Status.QOSClass, qosClass(pod)),
+		StartTime: &start, ObservedGeneration: pod.Generation,
 	}
 }
 
@@ -96,6 +101,10 @@ func statuses(all []containerView, reason string) []corev1.ContainerStatus {
 func (c containerView) status(reason string) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{
 		Name: c.spec.Name, Image: c.wants, ContainerID: c.id, Ready: c.ready, Started: &c.started, RestartCount: c.restarts,
+	}
+	if len(c.given.Requests)+len(c.given.Limits) > 0 && c.role != roleEphemeral {
+		s.Resources = c.given.DeepCopy()
+		s.AllocatedResources = c.given.DeepCopy().Requests
 	}
 	if c.image != "" {
 		s.ImageID = "kubarium.dev/" + strings.ReplaceAll(c.image, " ", "-")

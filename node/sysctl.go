@@ -48,7 +48,6 @@ func tune(net *podNet, pod *corev1.Pod) error {
 // admitSysctls fails a pod that asks for a setting it must not have, in kubelet's words.
 func (w *worker) admitSysctls() {
 	if _, forbidden := sysctls(w.pod); forbidden != "" {
-		w.failed = &verdict{reason: "SysctlForbidden", message: fmt.Sprintf("forbidden sysctl: %q not allowlisted", forbidden)}
-		w.note(happening{kind: corev1.EventTypeWarning, reason: w.failed.reason, message: w.failed.message})
+		w.reject("SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", forbidden))
 	}
 }

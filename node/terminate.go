@@ -125,6 +125,7 @@ func revisionOf(obj api.Object) uint64 {
 // tearDown takes the pod's network away. It may be called more than once.
 func (w *worker) tearDown() {
 	w.n.notRunning(w)
+	w.n.allocations.release(w.uid)
 	if w.claim.IsValid() {
 		w.n.machine.freeIP(w.claim)
 		w.claim = netip.Addr{}
