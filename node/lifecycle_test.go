@@ -112,8 +112,8 @@ func TestAFailingInitContainerBacksOffOrFailsThePod(t *testing.T) {
 		t.Errorf("got %+v", got.Status)
 	}
 	got = b.await(never, "Failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
-	if s := got.Status.ContainerStatuses[0]; waitingReason(s) != "PodInitializing" {
-		t.Errorf("got %+v", s)
+	if s := got.Status.ContainerStatuses[0]; waitingReason(s) != "PodInitializing" || got.Status.PodIP == "" {
+		t.Errorf("got %+v, address %q", s, got.Status.PodIP)
 	}
 }
 
@@ -252,17 +252,24 @@ func TestAPreStopHookIsCutShortWhenTheGraceIsOver(t *testing.T) {
 	}
 }
 
-// N-6
+// N-6: a pod has failed, and what it holds is free, when its containers have ended, and not before.
 func TestAPodThatIsActiveForTooLongFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	pod := webPod("late")
-	pod.Spec.ActiveDeadlineSeconds = ptr[int64](1)
+	pod.Spec.Containers = append(pod.Spec.Containers, shell("stubborn", "trap '' TERM; while :; do sleep 1; done"))
+	pod.Spec.ActiveDeadlineSeconds, pod.Spec.TerminationGracePeriodSeconds = ptr[int64](1), ptr[int64](1)
 	b.create(pod)
-	got := b.await(pod, "Failed", func(p *corev1.Pod) bool {
-		return p.Status.Phase == corev1.PodFailed &&
-			p.Status.ContainerStatuses[0].State.Terminated != nil
+	got := b.await(pod, "ending", func(p *corev1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 2 && p.Status.ContainerStatuses[0].State.Terminated != nil
 	})
+	if s := got.Status; s.Phase != corev1.PodRunning || s.Reason != "" || condition(got, corev1.PodReady).Reason != "PodFailed" || s.ContainerStatuses[1].State.Running == nil {
+		t.Errorf("while it ends: got %+v", s)
+	}
+	got = b.await(pod, "Failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if s := got.Status.ContainerStatuses[1].State.Terminated; s == nil || s.ExitCode != 137 {
+		t.Errorf("it has failed with %+v", got.Status.ContainerStatuses[1].State)
+	}
 	if diff := cmp.Diff("DeadlineExceeded", got.Status.Reason); diff != "" {
 		t.Error(diff)
 	}

@@ -34,6 +34,7 @@ type worker struct {
 	wg     sync.WaitGroup
 
 	claim      netip.Addr             // the address it had before, kept for it until it has its network
+	ip         netip.Addr             // that it has or had; it stays in the status of a pod that has ended
 	net        atomic.Pointer[podNet] // nil until the pod has its network, and again when that was taken away
 	life       context.Context        // of everything the pod runs
 	pod        *corev1.Pod            // what the goroutine has taken up of latest
@@ -282,7 +283,8 @@ func (w *worker) builtInAlone() bool {
 func (w *worker) setUp() error {
 	if w.pod.Spec.HostNetwork {
 		w.hostNet = true
-		w.net.Store(&podNet{NS: w.n.NS(), IP: w.n.cfg.Address})
+		w.ip = w.n.cfg.Address
+		w.net.Store(&podNet{NS: w.n.NS(), IP: w.ip})
 		w.n.running(w)
 		return nil
 	}
@@ -291,7 +293,7 @@ func (w *worker) setUp() error {
 		w.dropEarly()
 		return err
 	}
-	w.claim = netip.Addr{}
+	w.claim, w.ip = netip.Addr{}, net.IP
 	if err = tune(net, w.pod); err == nil {
 		w.hostPorts, err = w.n.openHostPorts(w.life, w.pod, net.IP)
 	}
@@ -395,9 +397,7 @@ func (w *worker) write(ctx context.Context) error {
 // view is the state of the pod's containers at this moment.
 func (w *worker) view() podView {
 	v := podView{hostIP: w.n.cfg.Address, start: w.start, now: w.n.cfg.Now(), failed: w.failed, sizes: w.sizes}
-	if net := w.net.Load(); net != nil {
-		v.podIP = net.IP
-	}
+	v.podIP, v.wired = w.ip, w.net.Load() != nil
 	for _, c := range w.inits {
 		v.inits = append(v.inits, c.view())
 	}

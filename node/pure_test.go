@@ -245,7 +245,7 @@ func TestConditionsKeepTheTimeOfTheirLastTransition(t *testing.T) {
 	pod := webPod("web-1")
 	pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "x/y"}}
 	at := func(s int) time.Time { return time.Date(2026, 1, 1, 0, 0, s, 0, time.UTC) }
-	v := podView{hostIP: netip.MustParseAddr("172.30.0.11"), podIP: netip.MustParseAddr("10.244.1.2"), start: at(0), now: at(1)}
+	v := podView{hostIP: netip.MustParseAddr("172.30.0.11"), podIP: netip.MustParseAddr("10.244.1.2"), wired: true, start: at(0), now: at(1)}
 	v.containers = []containerView{{spec: &pod.Spec.Containers[0], running: true, ready: true, started: true}}
 	pod.Status = podStatus(pod, v)
 	if isReady(pod) {

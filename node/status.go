@@ -38,6 +38,7 @@ type containerView struct {
 // podView is what the status of a pod is made from.
 type podView struct {
 	hostIP, podIP netip.Addr // podIP is invalid until the pod has one
+	wired         bool       // it has its network now
 	start         time.Time
 	now           time.Time
 	failed        *verdict // why the pod as a whole has failed; nil while it has not
@@ -69,15 +70,26 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	s.InitContainerStatuses = statuses(v.inits, reason)
 	s.ContainerStatuses = statuses(v.containers, reason)
 	s.EphemeralContainerStatuses = statuses(v.debuggers, waitingCreating)
-	s.Phase = v.phase(pod)
-	if v.failed != nil {
-		s.Reason, s.Message = v.failed.reason, v.failed.message
-	}
-	for _, c := range v.conditions(pod, s.Phase) {
+	phase := v.phase(pod)
+	for _, c := range v.conditions(pod, phase) {
 		setCondition(&s, c, v.now)
 	}
+	if ended(phase) && v.busy() {
+		phase = cmp.Or(s.Phase, corev1.PodPending) // what the pod holds is not free before its containers have ended
+	} else if v.failed != nil {
+		s.Reason, s.Message = v.failed.reason, v.failed.message
+	}
+	s.Phase = phase
 	v.sizes.show(&s, v.now)
 	return s
+}
+
+func ended(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
+
+// busy tells that something of the pod still runs.
+func (v podView) busy() bool {
+	runs := func(c containerView) bool { return c.running }
+	return slices.ContainsFunc(v.inits, runs) || slices.ContainsFunc(v.containers, runs) || slices.ContainsFunc(v.debuggers, runs)
 }
 
 // rejectedStatus is the status of a pod of which nothing was made.
@@ -206,7 +218,7 @@ func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCond
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "ReadinessGatesNotReady", g
 	}
 	sandbox := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
-	if !v.podIP.IsValid() {
+	if !v.wired {
 		sandbox.Status = corev1.ConditionFalse
 	}
 	return []corev1.PodCondition{sandbox, initialized, ready, containers, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
