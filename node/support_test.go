@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"kubarium.dev/api"
+	"kubarium.dev/node/netns"
 	"kubarium.dev/store"
 )
 
@@ -74,7 +75,7 @@ func leftovers() (left []string) {
 	}
 	fds, _ := filepath.Glob("/proc/self/fd/*")
 	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "net:[") {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "net:[") && to != fmt.Sprintf("net:[%d]", netns.Lobby()) {
 			left = append(left, "namespace "+to)
 		}
 	}

@@ -4,7 +4,8 @@
 // descriptor, process and socket of it is gone, kill -9 included.
 //
 // Work is done by guest threads: operating-system threads that leave the host's namespace once and never come back (a process
-// in a user namespace could not come back), hopping from namespace to namespace as work arrives. The process's main thread is
+// in a user namespace could not come back), hopping from namespace to namespace as work arrives. One without work waits in the
+// lobby, an empty namespace, so that it holds none that has been closed. The process's main thread is
 // never one of them, because /proc/self speaks of the main thread, and a guest never ends, because the runtime would put its
 // successor in the wrong namespace. Sockets belong to the namespace they were made in, whichever thread uses them later: so
 // listening and dialling make the socket inside, and everything else happens outside.
@@ -156,11 +157,12 @@ func Sysctl(name, value string) error {
 	return nil
 }
 
-// pool is the guest threads. Each serves one call at a time; idle ones wait.
+// pool is the guest threads. Each serves one call at a time; idle ones wait in the lobby.
 type pool struct {
-	mu   sync.Mutex // guards n
-	n    int
-	work chan job
+	mu    sync.Mutex // guards n and lobby
+	n     int
+	lobby NS // held from when the first has had to wait
+	work  chan job
 }
 
 type job struct {
@@ -213,7 +215,34 @@ func (p *pool) guest() {
 }
 
 func (p *pool) serve() {
-	for j := range p.work {
-		j.done <- j.fn()
+	for {
+		select {
+		case j := <-p.work:
+			j.done <- j.fn()
+		default:
+			p.rest()
+			j := <-p.work
+			j.done <- j.fn()
+		}
 	}
+}
+
+// rest takes the calling thread to the lobby. One that cannot go there stays where it is.
+func (p *pool) rest() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lobby.file != nil {
+		_ = unix.Setns(int(p.lobby.file.Fd()), unix.CLONE_NEWNET)
+		return
+	}
+	if unix.Unshare(unix.CLONE_NEWNET) == nil {
+		_ = p.lobby.hold()
+	}
+}
+
+// Lobby is the inode of the one namespace that stays with the process: idle threads wait in it. 0: there is none yet.
+func Lobby() uint64 {
+	guests.mu.Lock()
+	defer guests.mu.Unlock()
+	return guests.lobby.inode
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -205,5 +207,43 @@ func BenchmarkNew(b *testing.B) {
 			b.Fatal(err)
 		}
 		n.Close()
+	}
+}
+
+// N-10: threads that have worked in a namespace do not keep it once it is closed: its interfaces end with it.
+func TestNoThreadHoldsAClosedNamespace(t *testing.T) {
+	t.Parallel()
+	n := newNS(t)
+	var all sync.WaitGroup
+	together := make(chan struct{})
+	for range 4 { // as many as there are threads: each stands in it
+		all.Go(func() {
+			if err := n.Do(func() error { <-together; return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(together)
+	all.Wait()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	held := func() bool {
+		tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(tasks, func(path string) bool {
+			at, err := os.Readlink(path)
+			return err == nil && at == fmt.Sprintf("net:[%d]", n.Inode())
+		})
+	}
+	deadline := time.After(10 * time.Second)
+	for held() {
+		select {
+		case <-deadline:
+			t.Fatal("a thread still stands in the closed namespace")
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
