@@ -201,8 +201,8 @@ func TestALimitOfRequestsHoldsForEachClient(t *testing.T) {
 	for range 15 {
 		codes[r.get("a", "/").StatusCode]++
 	}
-	if codes[200] != 10 || codes[429] != 5 {
-		t.Errorf("got %v, want 10 of 200 and 5 of 429", codes)
+	if codes[200] != 10 || codes[503] != 5 {
+		t.Errorf("got %v, want 10 of 200 and 5 of 503", codes)
 	}
 	r.c.limits.mu.Lock()
 	now = now.Add(time.Second)

@@ -92,7 +92,7 @@ func (c *Controller) guard(f *Filters, q *Request, v *verdict) bool {
 	case slices.ContainsFunc(f.Deny, in), len(f.Allow) > 0 && !slices.ContainsFunc(f.Allow, in):
 		v.answer(http.StatusForbidden, "the client's address is not allowed")
 	case f.RequestsPerSecond > 0 && !c.limits.allow(v.rule.Ingress, q.Client, f.RequestsPerSecond):
-		v.answer(http.StatusTooManyRequests, "too many requests", Field{"Retry-After", "1"})
+		v.answer(http.StatusServiceUnavailable, "too many requests", Field{"Retry-After", "1"})
 	}
 	return v.status != 0
 }

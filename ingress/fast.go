@@ -344,7 +344,7 @@ func (x *exchange) exchange(e *endpoint, c *conn) error {
 	}
 	c.out = x.head(c.out[:0], false)
 	unsent := x.send(c)
-	if unsent != nil && !(x.began && closed(unsent)) {
+	if unsent != nil && !(x.began && (closed(unsent) || errors.Is(unsent, errAnswered))) {
 		return unsent
 	}
 	h, err := answerHead(c.br, x.entry.method, c.fields, nil)

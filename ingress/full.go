@@ -63,6 +63,7 @@ type attempt struct {
 	entry               *entry
 	connect, read, send time.Duration
 	trailer             http.Header // of the request; filled when its body has been read
+	wake                func()      // ends a read of the request's body: closing it would not, as httputil.ReverseProxy keeps it open
 }
 
 func (p *fullProxy) attempt(v *verdict, e *entry, f *Filters) *attempt {
@@ -113,11 +114,11 @@ func elsewhere(err error) bool {
 	return errors.As(err, &none) || errors.Is(err, errStale) || (errors.As(err, &op) && op.Op == "dial")
 }
 
-func (a *attempt) roundTrip(r *http.Request, e *endpoint, body *watchedBody) (*http.Response, error) {
+func (a *attempt) roundTrip(r *http.Request, e *endpoint) (*http.Response, error) {
 	if t := a.p.transports[a.v.places.speak]; t != nil {
 		return t.RoundTrip(r)
 	}
-	return a.plain(r, e, body)
+	return a.plain(r, e)
 }
 
 // once bounds the wait for the answer's header, from the last part of the request's body on: both bodies may take as long as they flow.
@@ -125,7 +126,7 @@ func (a *attempt) once(r *http.Request, e *endpoint, body *watchedBody) (*http.R
 	ctx, cancel := context.WithCancelCause(r.Context())
 	wait := newPatience(a.read, func() { cancel(context.DeadlineExceeded) })
 	body.wait.Store(wait)
-	answer, err := a.roundTrip(r.WithContext(ctx), e, body)
+	answer, err := a.roundTrip(r.WithContext(ctx), e)
 	if !wait.end() || err != nil {
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			err = errors.Join(cause, err)
@@ -207,8 +208,9 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 	if v.rule.Filters != nil {
 		filters = v.rule.Filters
 	}
+	stream := http.NewResponseController(w)
 	if speak := v.places.speak; speak != speakH2C && speak != speakH2 { // a gRPC stream may be silent for as long as it likes
-		r.Body = &patientBody{r.Body, http.NewResponseController(w), f.c.cfg.HeaderTimeout}
+		r.Body = &patientBody{r.Body, stream, f.c.cfg.HeaderTimeout}
 	}
 	if filters.MaxBody > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, filters.MaxBody)
@@ -217,7 +219,7 @@ func (f *front) serveFull(w *counted, r *http.Request, v *verdict, e *entry) {
 		f.mirror(filters, r.Method, r.RequestURI, r.Header)
 	}
 	to := f.c.full.attempt(v, e, filters)
-	to.trailer = r.Trailer
+	to.trailer, to.wake = r.Trailer, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) }
 	proxy := httputil.ReverseProxy{
 		Transport: to, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		Rewrite: func(p *httputil.ProxyRequest) { f.rewriteFull(p, v, e, filters) },

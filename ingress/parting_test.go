@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -113,5 +114,24 @@ func TestAPartingConnectionHoldsNobodyUp(t *testing.T) {
 	}
 	if isTimeout(err) {
 		t.Error("the connection outlives the listener")
+	}
+}
+
+// I-36: what a backend answers before it has taken the whole body reaches the client, in either protocol.
+func TestAnEarlyAnswerReachesTheClient(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.expose("web", backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		fmt.Fprint(w, "no coffee")
+	}))
+	r.apply(annotate(ingress("web", 0, "- Prefix / web"), "proxy-body-size", "0"))
+	long := strings.Repeat("x", 4<<20)
+	for engine, by := range engines(t) {
+		for range 20 {
+			if got := r.doBy(by, "POST", "a", "/", long); got.StatusCode != http.StatusTeapot || got.body != "no coffee" {
+				t.Fatalf("%s: got %d %q", engine, got.StatusCode, got.body)
+			}
+		}
 	}
 }

@@ -22,7 +22,7 @@ func (u unreached) Unwrap() error { return u.error }
 // plain sends a request that came by HTTP/2 to an endpoint that speaks HTTP/1.1, over the same connections and read as strictly as
 // those of the other engine. net/http's own transport takes answers with two lengths, and keeps the connections of those who
 // say too much. The body that it returns must be closed.
-func (a *attempt) plain(r *http.Request, e *endpoint, body *watchedBody) (*http.Response, error) {
+func (a *attempt) plain(r *http.Request, e *endpoint) (*http.Response, error) {
 	c, err := e.connect(r.Context(), a.p.c.cfg.Dial, a.connect)
 	if err != nil {
 		return nil, unreached{err}
@@ -32,7 +32,7 @@ func (a *attempt) plain(r *http.Request, e *endpoint, body *watchedBody) (*http.
 	if err := c.SetReadDeadline(c.readBy); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	p := &plainBody{e: e, c: c, body: body, sent: make(chan struct{})}
+	p := &plainBody{e: e, c: c, wake: a.wake, sent: make(chan struct{})}
 	p.stop = context.AfterFunc(r.Context(), func() { c.Close() })
 	if err := a.begin(r, c); err != nil {
 		close(p.sent)
@@ -181,7 +181,7 @@ type plainBody struct {
 	e      *endpoint
 	c      *conn
 	from   io.ReadCloser
-	body   *watchedBody
+	wake   func() // ends a read of the request's body
 	stop   func() bool
 	sent   chan struct{}         // closed when the request has been sent, or will not be
 	failed error                 // why not; to be read after sent
@@ -225,7 +225,7 @@ func (p *plainBody) abandon() error {
 	select {
 	case <-p.sent:
 	default:
-		err = errors.Join(err, p.body.Close())
+		p.wake()
 		<-p.sent
 	}
 	return err

@@ -68,17 +68,12 @@ func (x *exchange) sendPart(c *conn, part []byte, f *Filters) error {
 	if len(part) == 0 {
 		return nil
 	}
-	if err := c.writeWithin(x.timeout(f.Send, defaultRead)); err != nil {
-		return err
+	if x.framing.length < 0 {
+		c.out = append(strconv.AppendInt(c.out[:0], int64(len(part)), 16), "\r\n"...)
+		c.out = append(append(c.out, part...), "\r\n"...)
+		part = c.out
 	}
-	if x.framing.length > 0 {
-		_, err := c.Write(part)
-		return err
-	}
-	c.out = append(strconv.AppendInt(c.out[:0], int64(len(part)), 16), "\r\n"...)
-	c.out = append(append(c.out, part...), "\r\n"...)
-	_, err := c.Write(c.out)
-	return err
+	return c.writePart(part, x.timeout(f.Send, defaultRead))
 }
 
 // sendEnd ends the body: a chunked one with its trailers.

@@ -249,6 +249,40 @@ func (c *conn) writeWithin(d time.Duration) error {
 	return c.SetWriteDeadline(c.writeBy)
 }
 
+// answerLook is how long a backend may take nothing of a body before it is looked whether it answers instead.
+const answerLook = 50 * time.Millisecond
+
+// errAnswered is a backend's that answers, or ends, and takes no more.
+var errAnswered = errors.New("the backend answers and takes no more")
+
+// writePart writes a part of a body. The backend has to take some of it within the time, unless it answers: errAnswered.
+func (c *conn) writePart(p []byte, within time.Duration) error {
+	look := within
+	if _, ok := c.Conn.(*tls.Conn); !ok { // TLS does not outlive a write that timed out
+		look = min(within, answerLook)
+	}
+	taken := time.Now()
+	for {
+		if err := c.writeWithin(look); err != nil {
+			return err
+		}
+		n, err := c.Write(p)
+		if p = p[n:]; err == nil || !isTimeout(err) {
+			return err
+		}
+		now := time.Now()
+		if n > 0 {
+			taken = now
+		}
+		switch {
+		case !c.stands():
+			return errAnswered
+		case now.Sub(taken) >= within:
+			return err
+		}
+	}
+}
+
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, fasthttp.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
