@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,11 @@ const (
 	keptQuestions = 2000
 )
 
-// DNSConfig says who answers for names outside the cluster.
+// DNSConfig says how names of the cluster are answered, and who answers for others.
 type DNSConfig struct {
+	// TTL is how long clients may remember a name of the cluster, or that it is missing: whole seconds up to 1h. Left out: 5s,
+	// as in Kubernetes.
+	TTL *Duration `yaml:"ttl" json:"ttl,omitempty"`
 	// Upstream is the servers asked, in order, as "address" or "address:port". Left out: those of the host's /etc/resolv.conf,
 	// asked from the host. "none" (in Go an empty list): nobody, such names are answered SERVFAIL.
 	Upstream Servers `yaml:"upstream" json:"upstream"`
@@ -72,6 +76,9 @@ func (d *DNSConfig) check(domain string) error {
 	if _, known := podRecords[d.Pods]; !known {
 		return fmt.Errorf("configuration: dns.pods %q must be verified, insecure or off", d.Pods)
 	}
+	if t := d.ttl(); t < 0 || t > time.Hour || t%time.Second != 0 {
+		return fmt.Errorf("configuration: dns.ttl %v must be whole seconds from 0s to 1h", t)
+	}
 	lists := map[string]Servers{"upstream": d.Upstream}
 	for name, servers := range d.StubDomains {
 		field := fmt.Sprintf("stubDomains[%s]", name)
@@ -101,6 +108,13 @@ func (d *DNSConfig) check(domain string) error {
 	return nil
 }
 
+func (d *DNSConfig) ttl() time.Duration {
+	if d.TTL == nil {
+		return 5 * time.Second
+	}
+	return time.Duration(*d.TTL)
+}
+
 // foreignName: the cluster answers its own names by its objects alone.
 func foreignName(name, domain string) error {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
@@ -128,7 +142,7 @@ func (c *Cluster) serveNames(run context.Context) {
 	d := dns.Config{
 		Reader: c.store.Ahead(), Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
 		Hosts: conf.Hosts, Stub: map[string][]string{}, Upstream: conf.Upstream,
-		Pods: podRecords[conf.Pods],
+		Pods: podRecords[conf.Pods], TTL: cmp.Or(conf.ttl(), -1), // less than 0: none
 	}
 	for domain, servers := range conf.StubDomains {
 		d.Stub[domain] = servers

@@ -112,11 +112,12 @@ func TestPodsResolveNamesOutsideTheCluster(t *testing.T) {
 	}
 }
 
-// D-20, D-21: what a walk asks follows the pod's own resolv.conf, and its answers are those that the pod gets.
+// D-20, D-21, D-29: what a walk asks follows the pod's own resolv.conf, and its answers are those that the pod gets.
 func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
 	t.Parallel()
+	ttl := cluster.Duration(0)
 	c := clustertest.Start(t, cluster.Options{Config: cluster.Config{DNS: cluster.DNSConfig{
-		Upstream: cluster.Servers{upstream(t, "www.example.com. 60 IN A 192.0.2.80")},
+		TTL: &ttl, Upstream: cluster.Servers{upstream(t, "www.example.com. 60 IN A 192.0.2.80")},
 	}}})
 	c.Apply("{apiVersion: v1, kind: Namespace, metadata: {name: prod}}")
 	c.Apply(outward + "---\n{apiVersion: v1, kind: Service, metadata: {name: shop, namespace: prod}, spec: {ports: [{port: 80}]}}\n")
@@ -150,6 +151,9 @@ func TestAWalkFollowsThePodsOwnSettings(t *testing.T) {
 		if diff := cmp.Diff(tt.want, asked); diff != "" || len(w.Addresses) != tt.found {
 			t.Errorf("%s from %q: %v %s\n%s", tt.name, tt.from, w.Addresses, w.Explanation, diff)
 		}
+	}
+	if w, _ := walk("kubernetes", "pod/plain"); !slices.Equal(w.Steps[0].Answers, []string{"kubernetes.default.svc.cluster.local. 0 IN A 10.96.0.1"}) {
+		t.Errorf("with a TTL of 0s: got %q", w.Steps[0].Answers)
 	}
 	if w, _ := walk("shop", "pod/hosts"); !strings.Contains(w.Explanation, "the pod asks 192.0.2.53 and not the cluster's DNS") {
 		t.Errorf("a pod that asks others: %s", w.Explanation)

@@ -25,6 +25,13 @@ networks:                       # they exist in the cluster's own network namesp
   dns: 10.96.0.10
   nodes: 172.30.0.0/24
   loadBalancers: 172.31.0.0/24
+dns:
+  ttl: 5s                       # how long clients may remember a name, or that it is missing: 0s to 1h
+  pods: verified                # names of pods, 10-244-1-7.default.pod.cluster.local; insecure: whatever spells an address; off
+  autopath: false               # true: DNS goes through the search path in the pods' stead
+  # upstream: [9.9.9.9]         # who is asked for names outside; by default the servers of the host's /etc/resolv.conf; none: nobody
+  stubDomains: {}               # and for those of some domains, {corp.example: [10.0.0.53]}
+  hosts: {}                     # fixed names, {printer.office: [192.0.2.9]}
 images:                         # these stand for programs of the host; without a command for the built-in application
   - {image: "busybox:*", command: [sleep, infinity]}
 terminationOrder: programmed    # kubernetes: SIGTERM at once, whether or not rulesets still lead to the pod
