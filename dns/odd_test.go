@@ -3,8 +3,10 @@ package dns_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,5 +206,28 @@ func TestMalformedPacketsDoNoHarm(t *testing.T) {
 		}
 		answered()
 		stream.Close()
+	}
+}
+
+// Serve ends with an error, and not in silence, when it has no socket that it can use.
+func TestServeTellsOfSocketsThatAreOfNoUse(t *testing.T) {
+	t.Parallel()
+	s := dns.New(dns.Config{Reader: newStore(t, store.Options{})})
+	local, err := net.ListenPacket("unixgram", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(t.Context(), local, nil); err == nil || !strings.Contains(err.Error(), "*net.UnixConn is no UDP socket") {
+		t.Errorf("a socket that is not UDP: got %v", err)
+	}
+	p, l := sockets(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(t.Context(), p, l); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a listener that is closed: got %v", err)
+	}
+	if err := p.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the UDP socket beside it is still open: %v", err)
 	}
 }
