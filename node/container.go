@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"kubarium.dev/node/app"
+	"kubarium.dev/node/podinit"
 )
 
 // container is one container of a pod, over all its runs.
@@ -59,6 +60,7 @@ type run struct {
 	root       string        // the folder of its image; "" for the host's files
 	user       *identity     // who its processes are
 	done       chan struct{} // closed when it has ended; then result is set
+	stillborn  bool          // its command could not be started; result says why
 	// finish asks the run to end, kills it when ctx ends, and returns when it has ended.
 	finish func(ctx context.Context)
 	kill   func()
@@ -290,7 +292,10 @@ func (c *container) sandbox(ctx context.Context) (*sandbox, *run, error) {
 	return box, r, err
 }
 
-func (c *container) notRunning() error { return fmt.Errorf("container %s is not running", c.spec.Name) }
+func (c *container) notRunning() error { return fmt.Errorf("%w (%q)", errNotRunning, c.spec.Name) }
+
+// errNotRunning is kubelet's word for a container in which nothing can be started.
+var errNotRunning = errors.New("container not found")
 
 // box is the process 1 of a run.
 func (c *container) box(ctx context.Context, r *run) (*sandbox, error) {
@@ -347,7 +352,7 @@ func (r *run) terminated(now time.Time, policy corev1.TerminationMessagePolicy) 
 	}
 	switch {
 	case r.result.text != "":
-		t.Reason = "StartError"
+		t.Reason, t.ExitCode = "StartError", podinit.StartFailed
 	case r.result.code != 0:
 		t.Reason = "Error"
 	}

@@ -46,7 +46,7 @@ const defaultTerm = "TERM=xterm"
 
 // Exec runs a command in a container and returns when it has ended: nil for exit code 0, *ExitError for another. The command is
 // killed when ctx ends. A read of Stdin that is under way then is left to its owner. Errors: NotFound, BadRequest for a
-// container that is not there or does not run.
+// container that is not there, InternalError for one that does not run.
 func (n *Node) Exec(ctx context.Context, r ExecRequest) error {
 	c, err := n.container(r.Namespace, r.Pod, r.Container)
 	if err != nil {
@@ -54,7 +54,7 @@ func (n *Node) Exec(ctx context.Context, r ExecRequest) error {
 	}
 	box, run, err := c.sandbox(ctx)
 	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+		return apierrors.NewInternalError(fmt.Errorf("unable to upgrade connection: %w", err))
 	}
 	command := podinit.Command{Args: r.Command, TTY: r.TTY}
 	if r.TTY {

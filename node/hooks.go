@@ -67,6 +67,10 @@ func (c *container) runIn(ctx context.Context, r *run, words []string) error {
 	if err != nil {
 		return err
 	}
+	var limit time.Duration
+	if end, ok := ctx.Deadline(); ok {
+		limit = time.Until(end).Round(time.Second)
+	}
 	var out bytes.Buffer
 	w := &limitedBuffer{b: &out, left: maxProbeReply}
 	err = execIn(ctx, box, ExecRequest{Stdout: w, Stderr: w}, r.command(podinit.Command{Args: words}))
@@ -74,7 +78,7 @@ func (c *container) runIn(ctx context.Context, r *run, words []string) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return errors.New("command timed out")
+		return fmt.Errorf("command timed out: %q timed out after %s", strings.Join(words, " "), limit)
 	}
 	if text := strings.TrimSpace(out.String()); text != "" {
 		return errors.New(text)
@@ -86,7 +90,7 @@ func (c *container) runIn(ctx context.Context, r *run, words []string) error {
 func (c *container) noteHook(m hooked) {
 	if m.preStop {
 		if m.err != nil {
-			c.w.note(happening{kind: corev1.EventTypeWarning, reason: reasonPreStop, c: c, message: m.err.Error()})
+			c.tellHook(reasonPreStop, "PreStopHook failed", m.err)
 		}
 		return
 	}
@@ -98,9 +102,15 @@ func (c *container) noteHook(m hooked) {
 		c.startProbes(c.life, m.r)
 		return
 	}
-	c.w.note(happening{kind: corev1.EventTypeWarning, reason: reasonPostStart, c: c, message: m.err.Error()})
+	c.tellHook(reasonPostStart, "PostStartHook failed", m.err)
 	c.w.note(happening{reason: reasonKilling, c: c, message: "FailedPostStartHook"})
 	c.restart(m.r, nil)
+}
+
+// tellHook tells of a hook that failed. What it said may be a secret: it is for the log alone, as kubelet has it.
+func (c *container) tellHook(reason, message string, err error) {
+	c.w.n.cfg.Log.Warn(message, "pod", c.w.key, "container", c.spec.Name, "error", err)
+	c.w.note(happening{kind: corev1.EventTypeWarning, reason: reason, c: c, message: message})
 }
 
 // ending is how the containers of a pod are ended.

@@ -148,6 +148,9 @@ func TestARuleMapsAnImageToAProgramOfTheHost(t *testing.T) {
 	if m := got.Status.ContainerStatuses[0].State.Waiting.Message; m != want {
 		t.Errorf("got %q, want %q", m, want)
 	}
+	if told, failed := b.message(never, "ErrImageNeverPull"), b.message(never, "Failed"); told != want || failed != "Error: ErrImageNeverPull" {
+		t.Errorf("events: got %q and %q", told, failed)
+	}
 }
 
 // N-13: kubectl run writes args and no command. Where the image is a base, or somebody wants to type, they are the command.

@@ -24,7 +24,7 @@ func (c *container) startCommand(ctx context.Context, r *run, args []string) err
 	if err != nil {
 		return err
 	}
-	main, out, err := c.launch(box, r, args)
+	main, out, err := c.launch(ctx, box, r, args)
 	if err != nil {
 		box.close()
 		return err
@@ -46,7 +46,7 @@ func (c *container) startBeside(ctx context.Context, r *run, args []string) erro
 	if err != nil {
 		return err
 	}
-	main, out, err := c.launch(box, r, args)
+	main, out, err := c.launch(ctx, box, r, args)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (c *container) aim() (*container, error) {
 	return target, nil
 }
 
-// attend takes what the command writes, and tells of its end.
+// attend takes what the command writes, and tells of its end. out is where it comes out; nil for nothing.
 func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 	r.finish = func(ctx context.Context) {
 		box.signal(main, r.stopSignal, false)
@@ -78,42 +78,42 @@ func (c *container) attend(box *sandbox, r *run, main *command, out *os.File) {
 			<-r.done
 		}
 	}
-	outs, drained := make(chan *os.File, 1), make(chan struct{}) // what is read, once it is known; the end of it
+	drained := make(chan struct{})
 	c.w.wg.Go(func() {
 		defer close(drained)
-		if out == nil {
-			if out = <-main.started; out == nil {
-				return // it could not be started
-			}
-			r.io.open(out, out)
+		if out != nil {
+			defer out.Close()
+			copyAll(r.io, out)
 		}
-		defer out.Close()
-		outs <- out
-		copyAll(r.io, out)
 	})
 	c.w.wg.Go(func() {
 		result := <-main.exited
 		r.io.closeInput()
 		r.closeBox() // the container ends with its command
-		select {
-		case out := <-outs:
+		if out != nil {
 			// What was written is taken whole before anybody hears of the end; a process that holds the output still does not keep it open.
 			out.SetReadDeadline(time.Now().Add(lastWords))
-		case <-drained:
 		}
 		<-drained
 		c.over(r, result)
 	})
 }
 
-// launch starts the command with the input and output it asks for, and returns where its output comes out; nil for a terminal,
-// which comes when it has been started.
-func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.File, error) {
+// launch starts the command with the input and output it asks for, and returns where its output comes out. One that could not be
+// started has ended: that is no error.
+func (c *container) launch(ctx context.Context, box *sandbox, r *run, args []string) (*command, *os.File, error) {
 	command, isMain := podinit.Command{Args: args, TTY: c.spec.TTY}, !c.beside()
 	if c.spec.TTY {
 		command.Env = []string{defaultTerm}
 		main, err := box.start(r.command(command), isMain)
-		return main, nil, err
+		if err != nil {
+			return nil, nil, err
+		}
+		terminal, err := r.begun(ctx, main)
+		if terminal != nil {
+			r.io.open(terminal, terminal)
+		}
+		return main, terminal, err
 	}
 	in, err := c.input(r)
 	if err != nil {
@@ -126,11 +126,25 @@ func (c *container) launch(box *sandbox, r *run, args []string) (*command, *os.F
 	}
 	defer syscall.Close(theirs)
 	main, err := box.start(r.command(command), isMain, in, theirs, theirs)
+	if err == nil {
+		_, err = r.begun(ctx, main)
+	}
 	if err != nil {
 		out.Close()
 		return nil, nil, err
 	}
 	return main, out, nil
+}
+
+// begun waits until the run's command has been started, or could not be, and returns its terminal, if it has one.
+func (r *run) begun(ctx context.Context, main *command) (*os.File, error) {
+	select {
+	case terminal, ok := <-main.started:
+		r.stillborn = !ok
+		return terminal, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // input is the command's standard input: what attached clients write, if the container asks for that, else nothing.

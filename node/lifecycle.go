@@ -120,6 +120,11 @@ func (w *worker) endRest(ctx context.Context) {
 // created is what a container's run goes through once it has been started: its postStart hook, then its probes.
 func (c *container) created(ctx context.Context, r *run) {
 	c.life, c.stop = context.WithCancel(ctx)
+	if r.stillborn {
+		return
+	}
+	c.w.note(happening{reason: reasonStarted, c: c, message: "Container started"})
+	c.fresh = true
 	if c.spec.Lifecycle == nil || c.spec.Lifecycle.PostStart == nil {
 		c.startProbes(c.life, r)
 		return

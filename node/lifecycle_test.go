@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +112,14 @@ func TestAFailingInitContainerBacksOffOrFailsThePod(t *testing.T) {
 	if got.Status.Phase != corev1.PodPending || got.Status.InitContainerStatuses[0].RestartCount != 1 {
 		t.Errorf("got %+v", got.Status)
 	}
+	err := b.Logs(t.Context(), LogRequest{Namespace: "dev", Pod: "again"})
+	if want := `container "web" in pod "again" is waiting to start: PodInitializing`; err == nil || err.Error() != want {
+		t.Errorf("its log: got %v, want %s", err, want)
+	}
+	_, err = b.execIn(again, "web", "true")
+	if want := `Internal error occurred: unable to upgrade connection: container not found ("web")`; err == nil || err.Error() != want {
+		t.Errorf("a command in it: got %v, want %s", err, want)
+	}
 	got = b.await(never, "Failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 	if s := got.Status.ContainerStatuses[0]; waitingReason(s) != "PodInitializing" || got.Status.PodIP == "" {
 		t.Errorf("got %+v, address %q", s, got.Status.PodIP)
@@ -206,6 +215,30 @@ func TestAStartupProbeHoldsTheOthersBackAndRestartsWhenItGivesUp(t *testing.T) {
 	}
 }
 
+// N-6, N-12: what cannot be started is told as such, and was never started.
+func TestACommandThatIsNotThereIsAStartError(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	for _, tty := range []bool{false, true} {
+		once, again := commandPod(fmt.Sprint("once-", tty), "no-such-program"), commandPod(fmt.Sprint("again-", tty), "/no/such")
+		once.Spec.RestartPolicy = corev1.RestartPolicyNever
+		once.Spec.Containers[0].TTY, again.Spec.Containers[0].TTY = tty, tty
+		b.create(once)
+		b.create(again)
+		got := b.await(once, "Failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+		const says = `exec: "no-such-program": executable file not found in $PATH`
+		if e := got.Status.ContainerStatuses[0].State.Terminated; e == nil || e.Reason != "StartError" || e.ExitCode != 128 || e.Message != says {
+			t.Errorf("got %+v", e)
+		}
+		if r := b.reasons(once); r["Created"] != 1 || r["Started"] != 0 || b.message(once, "Failed") != "Error: "+says {
+			t.Errorf("got %v, %q", r, b.message(once, "Failed"))
+		}
+		b.await(again, "backing off", func(p *corev1.Pod) bool {
+			return len(p.Status.ContainerStatuses) > 0 && waitingReason(p.Status.ContainerStatuses[0]) == "CrashLoopBackOff"
+		})
+	}
+}
+
 // N-10: preStop first, then SIGTERM; a postStart that fails ends the container.
 func TestHooksRunAfterTheStartAndBeforeTheEnd(t *testing.T) {
 	t.Parallel()
@@ -232,7 +265,7 @@ func TestHooksRunAfterTheStartAndBeforeTheEnd(t *testing.T) {
 	b.await(bad, "restarted", func(p *corev1.Pod) bool {
 		return len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].RestartCount == 1
 	})
-	if m := b.message(bad, "FailedPostStartHook"); !strings.HasSuffix(m, "failed: broken") {
+	if m := b.message(bad, "FailedPostStartHook"); m != "PostStartHook failed" {
 		t.Errorf("got %q", m)
 	}
 }
@@ -247,7 +280,7 @@ func TestAPreStopHookIsCutShortWhenTheGraceIsOver(t *testing.T) {
 	b.awaitReady(pod)
 	b.remove(pod, 1)
 	b.awaitGone(pod)
-	if m := b.message(pod, "FailedPreStopHook"); m != "" && !strings.Contains(m, "cut short") {
+	if m := b.message(pod, "FailedPreStopHook"); m != "" && m != "PreStopHook failed" {
 		t.Errorf("got %q", m)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -197,6 +199,19 @@ func (w *limitedWriter) lines(lines []logLine, timestamps bool) error {
 	return nil
 }
 
+// waitsFor is why the container does not run yet, as its pod's status has it.
+func (c *container) waitsFor() string {
+	status := c.w.latest.Load().Status
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			if w := list[i].State.Waiting; w != nil && list[i].Name == c.spec.Name {
+				return w.Reason
+			}
+		}
+	}
+	return waitingCreating
+}
+
 // Logs copies a container's log, following it until ctx ends if asked to. Errors: NotFound for a pod that is not here, and
 // BadRequest for a container that is not in it or has no such run.
 func (n *Node) Logs(ctx context.Context, r LogRequest) error {
@@ -209,7 +224,7 @@ func (n *Node) Logs(ctx context.Context, r LogRequest) error {
 		return apierrors.NewBadRequest("previous terminated container \"" + c.spec.Name + "\" in pod \"" + r.Pod + "\" not found")
 	}
 	if l == nil {
-		return apierrors.NewBadRequest("container \"" + c.spec.Name + "\" in pod \"" + r.Pod + "\" is waiting to start: ContainerCreating")
+		return apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", c.spec.Name, r.Pod, c.waitsFor()))
 	}
 	return l.copyTo(ctx, r)
 }

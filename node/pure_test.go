@@ -255,7 +255,9 @@ func TestConditionsKeepTheTimeOfTheirLastTransition(t *testing.T) {
 	v.now = at(2)
 	pod.Status = podStatus(pod, v)
 	got := map[corev1.PodConditionType]string{}
+	order := ""
 	for _, c := range pod.Status.Conditions {
+		order += string(c.Type) + " "
 		got[c.Type] = string(c.Status) + " " + c.LastTransitionTime.UTC().Format("5")
 	}
 	want := map[corev1.PodConditionType]string{
@@ -267,6 +269,9 @@ func TestConditionsKeepTheTimeOfTheirLastTransition(t *testing.T) {
 	}
 	if pod.Status.QOSClass != corev1.PodQOSBestEffort {
 		t.Errorf("QoS %s", pod.Status.QOSClass)
+	}
+	if want := "x/y PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled "; order != want {
+		t.Errorf("listed as %s, want %s", order, want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,25 +71,25 @@ func (c *container) advance(ctx context.Context) time.Duration {
 	err := c.start(ctx)
 	if err == nil {
 		c.changed = false
-		w.note(happening{reason: reasonCreated, c: c, message: "Created container " + c.spec.Name + ": " + c.image})
-		w.note(happening{reason: reasonStarted, c: c, message: "Started container " + c.spec.Name})
+		w.note(happening{reason: reasonCreated, c: c, message: "Container created: " + c.image})
 		c.created(ctx, c.current())
-		c.fresh = true
 		return forever
 	}
 	if ctx.Err() != nil {
 		return forever
 	}
-	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, c: c, message: "Error: " + err.Error()})
 	c.waiting = corev1.ContainerStateWaiting{Reason: waitingRunContainer, Message: err.Error()}
 	var config configError
 	var image *imageError
 	switch {
 	case errors.As(err, &image):
 		c.waiting.Reason = image.reason
+		w.note(happening{kind: corev1.EventTypeWarning, reason: image.reason, c: c, message: err.Error()})
+		err = errors.New(image.reason)
 	case errors.As(err, &config):
 		c.waiting.Reason = waitingConfig
 	}
+	w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, c: c, message: "Error: " + err.Error()})
 	if config.error != nil || image != nil {
 		c.retryAt = now.Add(retryAfter)
 		return retryAfter
@@ -121,6 +122,9 @@ func (c *container) noteEnd(r *run) {
 	c.running = false
 	c.probes, c.fresh, c.hooking, c.waiting = probeState{}, false, false, corev1.ContainerStateWaiting{}
 	c.ended, w.dirty = r.terminated(now, c.spec.TerminationMessagePolicy), true
+	if r.stillborn {
+		w.note(happening{kind: corev1.EventTypeWarning, reason: reasonFailed, c: c, message: "Error: " + r.result.text})
+	}
 	if c.changed {
 		c.last, c.ended, c.failures = c.ended, nil, 0
 		c.restarts++
@@ -161,8 +165,11 @@ func (c *container) noteProbe(p probed) {
 	case p.kind == startup && p.ok:
 		c.probes.started = true
 	case !p.ok:
-		w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf(
-			"Container %s failed %s probe, will be restarted", c.spec.Name, map[probeKind]string{liveness: "liveness", startup: "startup"}[p.kind])})
+		words := "Container %s failed %s probe, will be restarted"
+		if c.role == roleSidecar {
+			words = "Init container %s failed %s probe"
+		}
+		w.note(happening{reason: reasonKilling, c: c, message: fmt.Sprintf(words, c.spec.Name, strings.ToLower(string(p.kind)))})
 		c.restart(p.r, p.grace)
 	}
 }

@@ -47,6 +47,12 @@ type podView struct {
 	inits, containers, debuggers []containerView
 }
 
+// conditionOrder is the order in which kubelet lists its conditions, after those of others.
+var conditionOrder = []corev1.PodConditionType{
+	corev1.PodResizePending, corev1.PodResizeInProgress, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady,
+	corev1.ContainersReady, corev1.PodScheduled,
+}
+
 // podStatus works out the status of a pod; what others wrote into the old one stays.
 func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	if v.failed != nil && v.failed.rejected {
@@ -81,6 +87,9 @@ func podStatus(pod *corev1.Pod, v podView) corev1.PodStatus {
 	}
 	s.Phase = phase
 	v.sizes.show(&s, v.now)
+	slices.SortStableFunc(s.Conditions, func(a, b corev1.PodCondition) int {
+		return slices.Index(conditionOrder, a.Type) - slices.Index(conditionOrder, b.Type)
+	})
 	return s
 }
 

@@ -109,6 +109,23 @@ func TestTheFirstPodOfANodeFindsItsVolumes(t *testing.T) {
 	}
 }
 
+// N-7: what is made for a subPath is as open as its volume, also to who is not root.
+func TestASubPathIsAsOpenAsItsVolume(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	pod := commandPod("writer", "sh", "-c", stay)
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr(int64(1000)), RunAsGroup: ptr(int64(3000)), FSGroup: ptr(int64(2000))}
+	pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
+		{Name: "data", MountPath: "/data"}, {Name: "data", MountPath: "/sub", SubPath: "a/b"}, {Name: "data", MountPath: "/expanded", SubPathExpr: "$(NAME)"},
+	}
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "NAME", Value: "c"}}
+	b.create(pod)
+	b.awaitReady(pod)
+	b.expect(pod, "main", "echo x >/sub/file && echo y >/expanded/file && cat /data/a/b/file /data/c/file; umask", "x\ny\n0022")
+	b.expect(pod, "main", `test "$(stat -c '%a %g' /data)" = "$(stat -c '%a %g' /sub)" && echo alike`, "alike")
+}
+
 // N-7: whole at once, and only what was asked for.
 func TestAConfigMapVolumeFollowsItsConfigMap(t *testing.T) {
 	t.Parallel()

@@ -25,7 +25,7 @@ const (
 // Mount shows a folder or a file of the host in the container.
 type Mount struct {
 	Source   string // without a link in it: who may write above it could lead elsewhere after it was looked at
-	SubPath  string // below Source, what is shown of it; made as a folder where it is missing. Links in it cannot lead out
+	SubPath  string // below Source, what is shown of it; made as folders as open as Source where it is missing. Links in it cannot lead out
 	Target   string
 	ReadOnly bool
 }
@@ -39,6 +39,7 @@ type tree struct {
 
 // take opens the sources while the host's files are still there to be seen. The mounts belong to nobody until they are attached.
 func take(mounts []Mount) ([]tree, error) {
+	defer syscall.Umask(syscall.Umask(0))
 	var trees []tree
 	for _, m := range mounts {
 		t, err := m.take()
@@ -83,11 +84,16 @@ func (m Mount) take() (tree, error) {
 	return tree{fd: copied, folder: st.Mode&syscall.S_IFMT == syscall.S_IFDIR, target: m.Target}, nil
 }
 
-// openBelow opens a path below a folder, making folders where there is nothing; what would lead out of it is refused.
+// openBelow opens a path below a folder, making folders where there is nothing; what would lead out of it is refused. Whoever may
+// write to the volume may write to those, as kubelet has it.
 func openBelow(dir int, path string) (int, error) {
 	fd, err := openat2(dir, path, resolveBeneath)
 	if err != syscall.ENOENT {
 		return fd, err
+	}
+	var st syscall.Stat_t
+	if err := syscall.Fstat(dir, &st); err != nil {
+		return -1, err
 	}
 	for i := range len(path) + 1 {
 		if i < len(path) && path[i] != '/' || i == 0 {
@@ -100,7 +106,7 @@ func openBelow(dir int, path string) (int, error) {
 			}
 			name = name[j+1:]
 		}
-		err := syscall.Mkdirat(parent, name, 0o755)
+		err := syscall.Mkdirat(parent, name, st.Mode&0o1777)
 		if parent != dir {
 			syscall.Close(parent)
 		}
