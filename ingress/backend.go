@@ -85,10 +85,10 @@ func locate(b *Backend, svc *corev1.Service, eps []*discoveryv1.EndpointSlice, o
 		}
 	}
 	for _, found := range addresses(b, svc, port, eps) {
-		if e := known[found.address]; e != nil && e.pod == found.pod {
-			found = e
-		}
 		found.secure = p.speak == speakHTTPS
+		if e := known[found.address]; e != nil && e.pod == found.pod {
+			found = e // the same in all: known is of those that speak alike
+		}
 		p.endpoints = append(p.endpoints, found)
 	}
 	if len(p.endpoints) == 0 {

@@ -58,7 +58,6 @@ func (c *Controller) serve(ctx context.Context, ln net.Listener, config *tls.Con
 	full.Close()
 	running.Wait()
 	end()
-	f.tunnels.running.Wait()
 	f.copies.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -106,15 +105,12 @@ func (f *front) drain(one interface {
 			two.Close()
 		}
 	})
-	done := make(chan struct{})
-	go func() { f.tunnels.running.Wait(); close(done) }()
 	both.Wait()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	f.tunnels.wait(ctx)
 	f.tunnels.close()
-	<-done
+	last, cancel := context.WithTimeout(context.Background(), partingTime) // one whose client broke off early may never begin
+	defer cancel()
+	f.tunnels.wait(last)
 }
 
 // greet finds out what a connection speaks, and hands it to whom it concerns.

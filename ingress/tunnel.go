@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -12,11 +13,10 @@ var errStopping = &refused{http.StatusServiceUnavailable, "the ingress is stoppi
 
 // tunnels are upgraded connections, and answers that end with theirs. They live until one side ends, or the listener's drain.
 type tunnels struct {
-	running sync.WaitGroup
-
-	mu   sync.Mutex // guards open and over
-	open map[io.Closer]bool
-	over bool
+	mu    sync.Mutex // guards the rest
+	open  map[io.Closer]bool
+	empty chan struct{} // of the open ones: closed when the last has gone
+	over  bool
 }
 
 func (t *tunnels) add(c io.Closer) bool {
@@ -25,19 +25,35 @@ func (t *tunnels) add(c io.Closer) bool {
 	if t.over {
 		return false
 	}
-	if t.open == nil {
-		t.open = map[io.Closer]bool{}
+	if len(t.open) == 0 {
+		t.open, t.empty = map[io.Closer]bool{}, make(chan struct{})
 	}
 	t.open[c] = true
-	t.running.Add(1)
 	return true
 }
 
 func (t *tunnels) remove(c io.Closer) {
 	t.mu.Lock()
-	delete(t.open, c)
-	t.mu.Unlock()
-	t.running.Done()
+	defer t.mu.Unlock()
+	if delete(t.open, c); len(t.open) == 0 {
+		close(t.empty)
+	}
+}
+
+// wait returns when there are none, or when ctx ends.
+func (t *tunnels) wait(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.mu.Lock()
+		n, empty := len(t.open), t.empty
+		t.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-empty:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // close ends every tunnel.
