@@ -164,7 +164,7 @@ func TestNobodyGrantsMoreThanHeHas(t *testing.T) {
 // a client that dribbles its header is hung up on, and one that says nothing, too; others are served meanwhile.
 func TestSlowClientsAreHungUpOn(t *testing.T) {
 	t.Parallel()
-	c := start(t, func(conf *apiserver.Config) { conf.HeaderTimeout = 300 * time.Millisecond })
+	c := start(t, func(conf *apiserver.Config) { conf.HeaderTimeout = 2 * time.Second })
 	address := strings.TrimPrefix(c.url, "https://")
 	conf := &tls.Config{RootCAs: c.authority.Pool(), NextProtos: []string{"http/1.1"}}
 	var slow []net.Conn

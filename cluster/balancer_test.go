@@ -109,7 +109,7 @@ func TestTheLoadBalancerSpreadsOverNodesThatAreFit(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Programmed()
-	if reaches(t, c, "outside", local+":80") {
+	if !cut(t, c, "outside", local+":80") {
 		t.Error("the address of a deleted Service answers")
 	}
 }

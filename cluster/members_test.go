@@ -16,14 +16,24 @@ import (
 	"kubarium.dev/store"
 )
 
-// reaches tells whether a place connects to an address within a time in which anything that answers has.
+// reaches waits long for what should answer; cut does not for what should not.
 func reaches(t *testing.T, c *clustertest.Cluster, place, address string) bool {
+	t.Helper()
+	return connects(t, c, place, address, 10*time.Second)
+}
+
+func cut(t *testing.T, c *clustertest.Cluster, place, address string) bool {
+	t.Helper()
+	return !connects(t, c, place, address, 500*time.Millisecond)
+}
+
+func connects(t *testing.T, c *clustertest.Cluster, place, address string, patience time.Duration) bool {
 	t.Helper()
 	dial, err := c.Dialer(place, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	conn, err := dial(ctx, "tcp", address)
 	if err != nil {
@@ -87,7 +97,7 @@ func TestNodesComeAndGo(t *testing.T) {
 		if err := c.RemoveNode(t.Context(), "n2"); err != nil {
 			t.Fatal(err)
 		}
-		if reaches(t, c, "outside", "172.30.0.12:30080") {
+		if !cut(t, c, "outside", "172.30.0.12:30080") {
 			t.Error("a removed node answers")
 		}
 	})
@@ -139,7 +149,7 @@ func TestANodeLosesItsPowerAndGetsItBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, at := range []string{before, "172.30.0.11:30080", "172.30.0.11:6443"} {
-		if reaches(t, c, "node/n2", at) {
+		if !cut(t, c, "node/n2", at) {
 			t.Error("without power it still answers at", at)
 		}
 	}
@@ -153,7 +163,7 @@ func TestANodeLosesItsPowerAndGetsItBack(t *testing.T) {
 	if err := c.StartNode(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
 	}
-	c.Until("its pod answers again", func() bool { return reaches(t, c, "node/n2", before) })
+	c.Until("its pod answers again", func() bool { return !cut(t, c, "node/n2", before) })
 	c.Programmed()
 	if !reaches(t, c, "outside", "172.30.0.11:30080") {
 		t.Error("with power its NodePort does not answer")
@@ -174,8 +184,12 @@ func TestNodesLoseEachOther(t *testing.T) {
 	}
 	check := func(from, to string, want bool) {
 		t.Helper()
-		if got := reaches(t, c, "pod/web-"+from, at[to]); got != want {
-			t.Errorf("a pod on %s reaches one on %s: %t, want %t", from, to, got, want)
+		ok := cut
+		if want {
+			ok = reaches
+		}
+		if !ok(t, c, "pod/web-"+from, at[to]) {
+			t.Errorf("a pod on %s reaches one on %s: %t, want %t", from, to, !want, want)
 		}
 	}
 	if err := c.Partition(t.Context(), "n1", "n2"); err != nil {
@@ -195,7 +209,7 @@ func TestNodesLoseEachOther(t *testing.T) {
 	}
 	check("n3", "n3", true)
 	check("n3", "n1", false)
-	if reaches(t, c, "outside", "172.30.0.13:30080") {
+	if !cut(t, c, "outside", "172.30.0.13:30080") {
 		t.Error("outside reaches a node that is cut off")
 	}
 	c.Apply("apiVersion: v1\nkind: Service\nmetadata: {name: late}\nspec: {clusterIP: 10.96.0.99, selector: {on: n1}, ports: [{port: 80}]}\n---\n")
@@ -203,7 +217,7 @@ func TestNodesLoseEachOther(t *testing.T) {
 	if !reaches(t, c, "node/n1", "10.96.0.99:80") {
 		t.Error("a connected node does not know the new Service")
 	}
-	if reaches(t, c, "node/n3", "10.96.0.99:80") {
+	if !cut(t, c, "node/n3", "10.96.0.99:80") {
 		t.Error("a node that is cut off has heard of a new Service")
 	}
 	if err := c.Heal(t.Context()); err != nil {
