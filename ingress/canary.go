@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"cmp"
+	"math/bits"
 	"regexp"
 	"slices"
 )
@@ -80,7 +81,7 @@ func (r *Rule) protocol() string {
 	return r.Backends[0].Protocol
 }
 
-// draw picks one of a rule's backends by weight; number is any random one.
+// draw picks one of a rule's backends by weight; the whole range of numbers is shared out among them, in their order.
 func (r *Rule) draw(number uint64) *Backend {
 	switch {
 	case len(r.Backends) == 0 || r.total == 0:
@@ -88,7 +89,8 @@ func (r *Rule) draw(number uint64) *Backend {
 	case len(r.Backends) == 1:
 		return &r.Backends[0]
 	}
-	left := int(number % uint64(r.total))
+	share, _ := bits.Mul64(number, uint64(r.total))
+	left := int(share)
 	for i := range r.Backends {
 		if left -= r.Backends[i].Weight; left < 0 {
 			return &r.Backends[i]
@@ -118,9 +120,17 @@ func (r *Rule) stuck(q *Request) *Backend {
 	return nil
 }
 
-// mix is splitmix64: the n-th number of the sequence that a seed starts, the same in every run.
+// golden is 2^64 times the golden section.
+const golden = 0x9e3779b97f4a7c15
+
+// spread is the n-th number of the sequence that a seed starts, the same in every run: each lies a golden section of the range behind the
+// one before (Weyl). However many are drawn, they fill the range evenly, so that a share of a hundred requests is as exact as one of a
+// thousand, which it would not be by chance; and no habit of a client, such as asking for two things in turn, meets the same part.
+func spread(seed, n uint64) uint64 { return mix(seed, 0) + n*golden }
+
+// mix is splitmix64: the n-th number of the random sequence that a seed starts, the same in every run.
 func mix(seed, n uint64) uint64 {
-	z := seed + (n+1)*0x9e3779b97f4a7c15
+	z := seed + (n+1)*golden
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
 	z = (z ^ (z >> 27)) * 0x94d049bb133111eb
 	return z ^ (z >> 31)

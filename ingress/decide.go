@@ -51,7 +51,7 @@ func (c *Controller) decide(q *Request, length int64, v *verdict) *verdict {
 	}
 	b := rule.stuck(q)
 	if b == nil {
-		b = rule.draw(mix(c.cfg.Seed, c.draws.Add(1)))
+		b = rule.draw(spread(c.cfg.Seed, c.draws.Add(1)))
 	}
 	if b == nil || b.live == nil {
 		return v.answer(http.StatusServiceUnavailable, "the rule has no backend")
