@@ -227,7 +227,7 @@ func (c *churner) explained() {
 	}
 	told := map[string]int32{}
 	for _, e := range list.Items {
-		told[e.InvolvedObject.Name+" "+e.Reason] += e.Count
+		told[e.InvolvedObject.Name+" "+e.Reason] += max(e.Count, 1)
 	}
 	for name, pod := range pods {
 		if told[name+" Scheduled"] == 0 {

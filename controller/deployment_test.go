@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -215,6 +216,35 @@ func TestAPodWhoseLabelsChangeIsReleasedAndReplacedAndAnOrphanAdopted(t *testing
 	c.until("one of three is deleted", func() bool { return len(list[*corev1.Pod](c, api.Pods)) == 2 })
 }
 
+// times is how often an event was told, of either kind.
+func times(ev *corev1.Event) int32 {
+	if ev.Series != nil {
+		return ev.Series.Count
+	}
+	return max(ev.Count, 1)
+}
+
+// N-12: the scheduler's events are of the newer kind, as kube-scheduler's: so kubectl describe lists them before kubelet's of the same second.
+func TestTheSchedulersEventsAreSeries(t *testing.T) {
+	t.Parallel()
+	h := happening{component: defaultScheduler, reason: "FailedScheduling", message: "again", action: "Scheduling"}
+	at := time.Date(2026, 1, 1, 0, 0, 0, 5000, time.UTC)
+	first := &corev1.Event{EventTime: metav1.NewMicroTime(at), Action: "Scheduling", ReportingInstance: "default-scheduler-kubarium"}
+	third := repeated(repeated(first, h, at.Add(time.Second)), h, at.Add(time.Minute))
+	if first.Series != nil || times(third) != 3 || third.Count != 0 || !third.LastTimestamp.IsZero() || !third.Series.LastObservedTime.Time.Equal(at.Add(time.Minute)) ||
+		!third.EventTime.Time.Equal(at) || third.Message != "again" {
+		t.Errorf("got %+v", third)
+	}
+	c := newCluster(t, "n1")
+	c.create(deployment("web", 1))
+	c.until("web is rolled out", c.rolledOut("web"))
+	for _, ev := range list[*corev1.Event](c, api.Events) {
+		if is := ev.ReportingController == defaultScheduler; is != !ev.EventTime.IsZero() || is != ev.LastTimestamp.IsZero() || is && (ev.Action != "Binding" || ev.ReportingInstance == "") {
+			t.Errorf("got %+v", ev)
+		}
+	}
+}
+
 // N-12: what happens is told in events, once each.
 func TestEventsTellOfScalingPlacingAndCreating(t *testing.T) {
 	t.Parallel()
@@ -224,7 +254,7 @@ func TestEventsTellOfScalingPlacingAndCreating(t *testing.T) {
 	rs, pod := list[*appsv1.ReplicaSet](c, api.ReplicaSets)[0].Name, list[*corev1.Pod](c, api.Pods)[0].Name
 	got := map[string]int32{}
 	for _, ev := range list[*corev1.Event](c, api.Events) {
-		got[ev.InvolvedObject.Kind+" "+ev.Reason+" "+ev.Message] = ev.Count
+		got[ev.InvolvedObject.Kind+" "+ev.Reason+" "+ev.Message] = times(ev)
 	}
 	want := map[string]int32{
 		"Deployment ScalingReplicaSet Scaled up replica set " + rs + " from 0 to 1": 1,

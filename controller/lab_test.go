@@ -179,7 +179,7 @@ func (l *lab) told() map[string]int32 {
 		l.t.Fatal(err)
 	}
 	for _, ev := range store.All[*corev1.Event](list.Items) {
-		all[ev.Type+" "+ev.Reason+" "+ev.Message] += ev.Count
+		all[ev.Type+" "+ev.Reason+" "+ev.Message] += times(ev)
 	}
 	return all
 }

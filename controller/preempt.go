@@ -223,7 +223,7 @@ func (c *scheduler) makeRoom(t *turn, pod *corev1.Pod, s *sacrifice) error {
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
 			Message: defaultScheduler + ": preempting to accommodate a higher priority pod",
 		}, t.now)
-		h := happening{component: defaultScheduler, reason: "Preempted", message: fmt.Sprintf("Preempted by pod %s on node %s", pod.UID, node)}
+		h := happening{component: defaultScheduler, reason: "Preempted", message: fmt.Sprintf("Preempted by pod %s on node %s", pod.UID, node), action: "Preempting"}
 		if err := t.update(told); err != nil {
 			return err
 		}

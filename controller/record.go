@@ -25,38 +25,57 @@ type happening struct {
 	message   string
 	// topic tells what is said again and again in ever other words, so that it stays one event; the message where it is "".
 	topic string
+	// action is what was tried ("Binding"), of a component that writes events of the newer kind, as the scheduler does.
+	action string
 }
 
 // record writes an event about obj, or counts one up that says the same.
 func (t *turn) record(obj api.Object, h happening) error {
 	namespace := cmp.Or(obj.GetNamespace(), metav1.NamespaceDefault)
-	now := metav1.NewTime(t.now.Truncate(time.Second))
 	name := eventName(obj, h)
 	if old, ok := find[*corev1.Event](t, api.Events, namespace, name); ok {
-		again := api.Copy(old)
-		again.Count++
-		again.Message = h.message
-		again.LastTimestamp = now
-		return t.update(again)
+		return t.update(repeated(old, h, t.now))
 	}
 	k := api.KindOf(obj)
 	kind := corev1.EventTypeNormal
 	if h.warning {
 		kind = corev1.EventTypeWarning
 	}
-	err := t.create(&corev1.Event{
+	e := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: k.GroupVersion().String(), Kind: k.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName(),
 			UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
 		},
-		Reason: h.reason, Message: h.message, Type: kind, Count: 1, FirstTimestamp: now, LastTimestamp: now,
-		Source: corev1.EventSource{Component: h.component}, ReportingController: h.component,
-	})
+		Reason: h.reason, Message: h.message, Type: kind, ReportingController: h.component,
+	}
+	if h.action != "" {
+		e.EventTime, e.Action, e.ReportingInstance = metav1.NewMicroTime(t.now), h.action, h.component+"-kubarium"
+	} else {
+		now := metav1.NewTime(t.now.Truncate(time.Second))
+		e.Count, e.FirstTimestamp, e.LastTimestamp, e.Source = 1, now, now, corev1.EventSource{Component: h.component}
+	}
+	err := t.create(e)
 	if errors.Is(err, errTerminating) {
 		return nil
 	}
 	return err
+}
+
+// repeated is an event that has happened again: one of the newer kind becomes a series.
+func repeated(old *corev1.Event, h happening, now time.Time) *corev1.Event {
+	again := api.Copy(old)
+	again.Message = h.message
+	switch {
+	case again.EventTime.IsZero():
+		again.Count++
+		again.LastTimestamp = metav1.NewTime(now.Truncate(time.Second))
+	case again.Series == nil:
+		again.Series = &corev1.EventSeries{Count: 2, LastObservedTime: metav1.NewMicroTime(now)}
+	default:
+		again.Series = &corev1.EventSeries{Count: again.Series.Count + 1, LastObservedTime: metav1.NewMicroTime(now)}
+	}
+	return again
 }
 
 // recordOnce writes an event unless it has been written: controllers that start over say nothing twice.

@@ -153,7 +153,7 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 				return err
 			}
 		}
-		return t.record(pod, happening{component: defaultScheduler, warning: true, reason: "FailedScheduling", message: reason})
+		return t.record(pod, happening{component: defaultScheduler, warning: true, reason: "FailedScheduling", message: reason, action: "Scheduling"})
 	}
 	bound.Spec.NodeName, bound.Status.NominatedNodeName = best.node.Name, ""
 	setPodCondition(bound, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, t.now)
@@ -161,7 +161,7 @@ func (c *scheduler) reconcile(t *turn, name string) error {
 		return err
 	}
 	message := fmt.Sprintf("Successfully assigned %s to %s", api.Name(pod), best.node.Name)
-	return t.record(pod, happening{component: defaultScheduler, reason: "Scheduled", message: message})
+	return t.record(pod, happening{component: defaultScheduler, reason: "Scheduled", message: message, action: "Binding"})
 }
 
 // namespaceLabels looks a namespace's labels up.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,10 +46,8 @@ func TestAnOrdinaryUserHasTheSameClusters(t *testing.T) {
 	}
 }
 
+// copyProgram leaves the writing to another process: a descriptor of this one that is open for writing would be inherited for a moment by
+// whatever tests beside this one start, and the program be busy.
 func copyProgram(to string) error {
-	raw, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, raw, 0o755)
+	return exec.Command("install", "-m", "755", fmt.Sprintf("/proc/%d/exe", os.Getpid()), to).Run()
 }
