@@ -223,7 +223,7 @@ func (v podView) conditions(pod *corev1.Pod, p corev1.PodPhase) []corev1.PodCond
 	}
 	ready := containers
 	ready.Type = corev1.PodReady
-	if g := unmetGate(pod); ready.Status == corev1.ConditionTrue && g != "" {
+	if g := unmetGates(pod); ready.Status == corev1.ConditionTrue && g != "" {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "ReadinessGatesNotReady", g
 	}
 	sandbox := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
@@ -238,18 +238,19 @@ func containersNotReady(t corev1.PodConditionType, names []string) corev1.PodCon
 		Message: fmt.Sprintf("containers with unready status: [%s]", strings.Join(names, " "))}
 }
 
-// unmetGate says which readiness gate holds the pod back; "" for none.
-func unmetGate(pod *corev1.Pod) string {
+// unmetGates says which readiness gates hold the pod back, in kubelet's words; "" for none.
+func unmetGates(pod *corev1.Pod) string {
+	var unmet []string
 	for _, g := range pod.Spec.ReadinessGates {
-		met := false
-		for _, c := range pod.Status.Conditions {
-			met = met || c.Type == g.ConditionType && c.Status == corev1.ConditionTrue
-		}
-		if !met {
-			return fmt.Sprintf("the status of pod readiness gate %q is not \"True\"", g.ConditionType)
+		i := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == g.ConditionType })
+		switch {
+		case i < 0:
+			unmet = append(unmet, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", g.ConditionType))
+		case pod.Status.Conditions[i].Status != corev1.ConditionTrue:
+			unmet = append(unmet, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", g.ConditionType, pod.Status.Conditions[i].Status))
 		}
 	}
-	return ""
+	return strings.Join(unmet, ", ")
 }
 
 // setCondition replaces a condition and keeps the time of its last transition when the status is the same.
