@@ -29,6 +29,9 @@ func (c *Cluster) extra() http.Handler {
 	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/ingresses/{name}/why", answer(func(r *http.Request) (any, error) {
 		return c.WhyIngress(r.Context(), serviceOf(r))
 	}))
+	mux.HandleFunc("GET /kubarium/v1/namespaces/{ns}/pods/{name}/why", answer(func(r *http.Request) (any, error) {
+		return c.WhyPod(r.Context(), serviceOf(r))
+	}))
 	mux.HandleFunc("GET /kubarium/v1/why", answer(func(r *http.Request) (any, error) {
 		q := r.URL.Query()
 		return c.WhyPacket(q.Get("from"), q.Get("namespace"), q.Get("protocol"), q.Get("to"))

@@ -14,9 +14,9 @@ import (
 func (a *app) whyCommand() *cobra.Command {
 	var namespace, output, from string
 	c := &cobra.Command{
-		Use:   "why svc/NAME|ing/NAME|PROTOCOL://ADDRESS:PORT",
-		Short: "Say for each pod why the Service leads to it, or why not; where an Ingress leads, and what is wrong; which rules a packet meets",
-		Args:  args(1, "kubarium why svc/NAME|ing/NAME|tcp://ADDRESS:PORT [--from pod/NAME|node/NAME|outside] [-n NAMESPACE]"),
+		Use:   "why svc/NAME|pod/NAME|ing/NAME|PROTOCOL://ADDRESS:PORT",
+		Short: "Say for each pod why the Service leads to it, or why not; what a pod waits for; where an Ingress leads, and what is wrong; which rules a packet meets",
+		Args:  args(1, "kubarium why svc/NAME|pod/NAME|ing/NAME|tcp://ADDRESS:PORT [--from pod/NAME|node/NAME|outside] [-n NAMESPACE]"),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if _, _, ok := packetTarget(words[0]); ok {
 				return a.whyPacket(cmd.Context(), words[0], from, namespace, output)
@@ -24,9 +24,12 @@ func (a *app) whyCommand() *cobra.Command {
 			if name, ok := ingressName(words[0]); ok {
 				return a.whyIngress(cmd.Context(), name, namespace, output)
 			}
+			if name, ok := podName(words[0]); ok {
+				return a.whyPod(cmd.Context(), name, namespace, output)
+			}
 			path, err := servicePath(words[0], namespace)
 			if err != nil {
-				return err
+				return failf(exitUsage, "write svc/NAME, pod/NAME, ing/NAME or PROTOCOL://ADDRESS:PORT", "%q is nothing that can be explained", words[0])
 			}
 			st, err := newState(a.name)
 			if err != nil {
