@@ -67,38 +67,39 @@ func (c *Cluster) WhyPod(ctx context.Context, name types.NamespacedName) (PodWhy
 // waits are the reasons that a pod's status gives for not being ready.
 func waits(pod *corev1.Pod) []string {
 	all := []string{}
-	say := func(who, reason, message string) {
-		if reason == "" && message == "" {
-			return
-		}
-		text := cmp.Or(reason, message)
-		if reason != "" && message != "" {
-			text += ": " + message
-		}
-		if who != "" {
-			text = who + ": " + text
-		}
-		all = append(all, text)
-	}
 	if pod.DeletionTimestamp != nil {
-		say("", "Terminating", "")
+		all = append(all, "Terminating")
 	}
-	say("", pod.Status.Reason, pod.Status.Message)
-	if c := api.PodCondition(pod, corev1.PodScheduled); c != nil && c.Status != corev1.ConditionTrue {
-		say("", c.Reason, c.Message)
-	}
+	all = reason(all, "", pod.Status.Reason, pod.Status.Message)
+	all = unmet(all, pod, corev1.PodScheduled)
 	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		for _, s := range list {
 			switch {
 			case s.State.Waiting != nil:
-				say(s.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
+				all = reason(all, s.Name+": ", s.State.Waiting.Reason, s.State.Waiting.Message)
 			case s.State.Terminated != nil && s.State.Terminated.ExitCode != 0:
-				say(s.Name, s.State.Terminated.Reason, s.State.Terminated.Message)
+				all = reason(all, s.Name+": ", s.State.Terminated.Reason, s.State.Terminated.Message)
 			}
 		}
 	}
-	if c := api.PodCondition(pod, corev1.PodReady); c != nil && c.Status != corev1.ConditionTrue {
-		say("", c.Reason, c.Message)
+	return unmet(all, pod, corev1.PodReady)
+}
+
+func unmet(all []string, pod *corev1.Pod, t corev1.PodConditionType) []string {
+	c := api.PodCondition(pod, t)
+	if c == nil || c.Status == corev1.ConditionTrue {
+		return all
 	}
-	return all
+	return reason(all, "", c.Reason, c.Message)
+}
+
+// reason adds what there is of a reason and its message.
+func reason(all []string, who, reason, message string) []string {
+	switch {
+	case reason == "" && message == "":
+		return all
+	case reason == "" || message == "":
+		return append(all, who+reason+message)
+	}
+	return append(all, who+reason+": "+message)
 }
