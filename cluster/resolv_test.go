@@ -87,16 +87,16 @@ func TestPodsHaveTheirResolverSettings(t *testing.T) {
 		}, resolver{[]string{"10.96.0.10", "192.0.2.1"}, append(slices.Clip(first.search), "x.example"), []string{"ndots:1", "edns0"}}, ""},
 		"servers": {corev1.DNSClusterFirst, func(s *corev1.PodSpec) {
 			s.DNSConfig.Nameservers = []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}
-		}, resolver{[]string{"10.96.0.10", "192.0.2.1", "192.0.2.2"}, first.search, first.options}, "nameservers beyond 10.96.0.10 192.0.2.1 192.0.2.2"},
+		}, resolver{[]string{"10.96.0.10", "192.0.2.1", "192.0.2.2"}, first.search, first.options}, "the applied nameserver line is: 10.96.0.10 192.0.2.1 192.0.2.2"},
 		"paths": {corev1.DNSClusterFirst, func(s *corev1.PodSpec) { s.DNSConfig.Searches = numbered(32, 9) },
-			resolver{first.servers, append(slices.Clip(first.search), numbered(32, 9)...)[:32], first.options}, "search domains from n"},
+			resolver{first.servers, append(slices.Clip(first.search), numbered(32, 9)...)[:32], first.options}, "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: default.svc"},
 		// Ten of 200 characters are 2,009 with the spaces; with the cluster's own there is room for nine.
 		"characters": {corev1.DNSClusterFirst, func(s *corev1.PodSpec) {
 			s.DNSConfig.Searches = []string{}
 			for i := range 10 {
 				s.DNSConfig.Searches = append(s.DNSConfig.Searches, strings.Repeat(fmt.Sprintf("%d.", i), 99)+"aa")
 			}
-		}, resolver{}, "search domains from "},
+		}, resolver{}, "the applied search line is: default.svc"},
 	}
 	for name, tt := range cases {
 		if _, err := c.Client.CoreV1().Pods("default").Create(t.Context(), asking(name, tt.policy, tt.change), metav1.CreateOptions{}); err != nil {

@@ -74,6 +74,24 @@ func TestResolvConfKeepsToTheResolversLimits(t *testing.T) {
 	}
 }
 
+// D-20, D-21: what cannot be read goes, and the event says so in kubelet's words; a search path too long for a resolver goes alone.
+func TestWhatIsCutOfAResolvConfIsToldInKubeletsWords(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("a.", 127) + "a" // 255 characters, as a host's own file may have
+	pod := &corev1.Pod{Spec: corev1.PodSpec{DNSPolicy: corev1.DNSDefault, DNSConfig: &corev1.PodDNSConfig{Nameservers: []string{"192.0.2.4"}}}}
+	got, cut := ResolvConf(pod, Resolver{Host: "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nsearch before.example " + long + " after.example\n"})
+	if want := "search before.example after.example\n"; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	want := []string{
+		"Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 192.0.2.1 192.0.2.2 192.0.2.3",
+		"Search Line limits were exceeded, some search paths have been omitted, the applied search line is: before.example after.example",
+	}
+	if diff := cmp.Diff(want, cut); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func TestVariablesAreExpandedAsKubernetesDoes(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{"A": "1", "B": "two"}

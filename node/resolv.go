@@ -12,6 +12,7 @@ import (
 const (
 	maxNameservers = 3
 	maxSearches    = 32
+	maxSearchPath  = 253 // some resolvers abort over longer ones
 	maxSearchChars = 2048
 )
 
@@ -104,17 +105,19 @@ func mergeOptions(options []string, own []corev1.PodDNSConfigOption) []string {
 func (c *resolvConf) limit() (cut []string) {
 	c.nameservers, c.searches = unique(c.nameservers), unique(c.searches)
 	if len(c.nameservers) > maxNameservers {
-		cut = append(cut, "nameservers beyond "+strings.Join(c.nameservers[:maxNameservers], " ")+" are left out")
 		c.nameservers = c.nameservers[:maxNameservers]
+		cut = append(cut, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+
+			strings.Join(c.nameservers, " "))
 	}
-	keep, chars := 0, -1
-	for keep < len(c.searches) && keep < maxSearches && chars+1+len(c.searches[keep]) <= maxSearchChars {
-		chars += 1 + len(c.searches[keep])
-		keep++
+	all := len(c.searches)
+	c.searches = c.searches[:min(all, maxSearches)]
+	c.searches = slices.DeleteFunc(c.searches, func(path string) bool { return len(path) > maxSearchPath })
+	for len(strings.Join(c.searches, " ")) > maxSearchChars {
+		c.searches = c.searches[:len(c.searches)-1]
 	}
-	if keep < len(c.searches) {
-		cut = append(cut, "search domains from "+c.searches[keep]+" on are left out")
-		c.searches = c.searches[:keep]
+	if len(c.searches) < all {
+		cut = append(cut, "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: "+
+			strings.Join(c.searches, " "))
 	}
 	return cut
 }
