@@ -109,7 +109,7 @@ func (c *Cluster) join(ctx, run context.Context, is member) (*machine, error) {
 	m.Node, err = c.fabric.AddNode(ctx, node.NodeConfig{
 		Name: is.Name, Address: m.address, PodCIDR: m.pods, Labels: labels,
 		Store: c.store, Log: log, ClusterDNS: nets.DNS, ClusterDomain: c.o.Config.ClusterDomain,
-		Programmed: c.terminationBarrier(), Isolated: c.isolation(is.Name), Executable: c.o.Program, StateDir: c.o.StateDir, Images: c.images, Now: c.o.Now,
+		Programmed: c.terminationBarrier(), Isolated: c.isolation(is.Name), StateDir: c.o.StateDir, Images: c.images, Now: c.o.Now,
 		Lease: time.Duration(c.o.Config.NodeGrace), HostPaths: c.o.Config.HostPaths,
 		Token: func(ctx context.Context, r node.TokenRequest) (string, error) {
 			return c.api.Token(ctx, apiserver.TokenRequest(r))

@@ -109,7 +109,7 @@ func readBlock(path string) block {
 func (c *Cluster) wireNetwork(ctx, _ context.Context) error {
 	n := c.o.Config.Networks
 	f, err := node.NewFabric(ctx, node.FabricConfig{
-		Nodes: n.Nodes, Services: n.Services, DNS: n.DNS, LoadBalancers: n.LoadBalancers, Log: c.o.Log,
+		Nodes: n.Nodes, Services: n.Services, DNS: n.DNS, LoadBalancers: n.LoadBalancers, Log: c.o.Log, Executable: c.o.Program,
 	})
 	if err != nil {
 		return err

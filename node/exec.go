@@ -111,7 +111,7 @@ func (n *Node) ExecHere(ctx context.Context, r ExecRequest) error {
 		nameservers: []string{n.cfg.ClusterDNS.String()}, searches: []string{"svc." + n.cfg.ClusterDomain, n.cfg.ClusterDomain},
 		options: []string{"ndots:5"},
 	}
-	p := place{name: n.cfg.Name, ns: n.NS(), program: n.cfg.Executable}
+	p := place{name: n.cfg.Name, ns: n.NS(), program: n.machine.fabric.cfg.Executable}
 	if n.cfg.ClusterDNS.IsValid() {
 		p.resolv = resolv.String()
 	}

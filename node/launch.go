@@ -195,7 +195,7 @@ func (c *container) makeSandbox(ctx context.Context, r *run) (*sandbox, error) {
 	}
 	sys := w.n.sysfs(net.NS)
 	defer sys.Close()
-	config := sandboxConfig{program: w.n.cfg.Executable, ns: net.NS, user: r.user, setup: setup, sys: sys}
+	config := sandboxConfig{spawner: w.n.machine.fabric.spawner, ns: net.NS, user: r.user, setup: setup, sys: sys}
 	if sharesProcesses(pod) {
 		if config.pause, err = w.pause.get(ctx, w, net.NS, r.user); err != nil {
 			return nil, err
@@ -234,7 +234,7 @@ func (w *worker) beginEarly(ns *netns.NS) {
 	w.early = early
 	w.wg.Go(func() {
 		defer close(early)
-		if box, err := beginSandbox(sandboxConfig{program: w.n.cfg.Executable, ns: ns}); err == nil { // else it is tried again
+		if box, err := beginSandbox(sandboxConfig{spawner: w.n.machine.fabric.spawner, ns: ns}); err == nil { // else it is tried again
 			early <- box
 		}
 	})

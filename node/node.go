@@ -41,12 +41,11 @@ type NodeConfig struct {
 	// Isolated, if set, says how long a new pod of a namespace waits for its containers: the function that it returns is called with
 	// the revision that tells of the pod's address, and returns when the machine's rules guard it. It returns nil when nothing guards
 	// the namespace's pods.
-	Isolated   func(namespace string) (wait func(ctx context.Context, revision uint64) error)
-	Lease      time.Duration // for how long a machine that is not heard of is taken to be alive; 0 for 40 s
-	Executable string        // a program with node/podinit in it; "" for this one
-	StateDir   string        // the cluster's own files, hidden from every container
-	Images     *image.Set    // nil for none
-	HostPaths  []string      // folders of the host that volumes may show; nil for none
+	Isolated  func(namespace string) (wait func(ctx context.Context, revision uint64) error)
+	Lease     time.Duration // for how long a machine that is not heard of is taken to be alive; 0 for 40 s
+	StateDir  string        // the cluster's own files, hidden from every container
+	Images    *image.Set    // nil for none
+	HostPaths []string      // folders of the host that volumes may show; nil for none
 	// Token issues a token for a pod's ServiceAccount; nil for nobody who could.
 	Token func(context.Context, TokenRequest) (string, error)
 	Now   func() time.Time

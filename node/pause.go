@@ -44,7 +44,7 @@ func (p *pause) get(ctx context.Context, w *worker, ns *netns.NS, user *identity
 	}
 	p.closeBox()
 	box, err := startSandbox(ctx, sandboxConfig{
-		program: w.n.cfg.Executable, ns: ns, user: user, setup: podinit.Setup{Pause: true, Hostname: w.n.hostname(w.pod), Name: pauseName},
+		spawner: w.n.machine.fabric.spawner, ns: ns, user: user, setup: podinit.Setup{Pause: true, Hostname: w.n.hostname(w.pod), Name: pauseName},
 	})
 	if err != nil {
 		return nil, err

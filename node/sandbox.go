@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -56,7 +55,7 @@ var errNotBuilt = errors.New("the container was not built in time")
 
 // sandboxConfig says where a container is made and what it looks like.
 type sandboxConfig struct {
-	program string // the program that holds podinit; "" for this one
+	spawner *spawner
 	ns      *netns.NS
 	user    *identity // who its processes will be; nil for root
 	pause   *sandbox  // the pod's pause process, whose namespaces it shares; nil for none, and then ns is where it is
@@ -83,25 +82,47 @@ func startSandbox(ctx context.Context, c sandboxConfig) (*sandbox, error) {
 	return s, s.become(ctx, c.setup, c.sys)
 }
 
-// beginSandbox starts a container's first process, which then waits to be told what it is. The setup is not looked at.
+// beginSandbox starts a container's first process, which then waits to be told what it is. The setup is not looked at. When the
+// spawner ends meanwhile, another one is asked.
 func beginSandbox(c sandboxConfig) (*sandbox, error) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
+	s, err := tryBegin(c)
+	if errors.Is(err, errSpawnerGone) {
+		s, err = tryBegin(c)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "container"), os.NewFile(uintptr(fds[1]), "control")
-	defer ours.Close()
-	defer theirs.Close()
-	conn, err := net.FileConn(ours)
 	if err != nil {
-		return nil, err
-	}
-	s := &sandbox{conn: conn.(*net.UnixConn), last: podinit.MainID, running: map[uint32]*command{}}
-	if err := s.begin(c, theirs); err != nil {
-		conn.Close()
 		return nil, fmt.Errorf("start the container's first process: %w", err)
 	}
 	return s, nil
+}
+
+func tryBegin(c sandboxConfig) (*sandbox, error) {
+	conn, theirs, err := socketPair("container")
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	s := &sandbox{conn: conn, last: podinit.MainID, running: map[uint32]*command{}}
+	if err := s.begin(c, theirs); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// socketPair is a connection, and its other end for another process.
+func socketPair(name string) (*net.UnixConn, *os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), theirs, nil
 }
 
 // begin starts the first process with its end of the socket.
@@ -115,11 +136,11 @@ func (s *sandbox) begin(c sandboxConfig, control *os.File) error {
 		s.gone = sync.OnceFunc(func() { <-first.exited })
 		return nil
 	}
-	cmd := sandboxCommand(c, control)
-	if err := c.ns.Start(cmd); err != nil {
+	p, err := c.spawner.start(c.spawn(), c.ns, control)
+	if err != nil {
 		return err
 	}
-	s.pid, s.kill, s.gone = cmd.Process.Pid, func() { cmd.Process.Kill() }, func() { cmd.Wait() }
+	s.pid, s.kill, s.gone = p.Pid, func() { p.Kill() }, func() { c.spawner.reap(p) }
 	return nil
 }
 
@@ -133,32 +154,17 @@ func (s *sandbox) become(ctx context.Context, setup podinit.Setup, sys *os.File)
 	return nil
 }
 
-func sandboxCommand(c sandboxConfig, control *os.File) *exec.Cmd {
-	program := c.program
-	if program == "" {
-		program = "/proc/self/exe"
-	}
-	users, groups := []syscall.SysProcIDMap{{Size: 1}}, []syscall.SysProcIDMap{{Size: 1}}
-	var ambient []uintptr
+// spawn is what the spawner is asked for.
+func (c sandboxConfig) spawn() podinit.Spawn {
+	r := podinit.Spawn{Size: 1}
 	switch {
 	case multiUser():
-		users[0].Size, groups[0].Size = idRange, idRange
+		r.Size = idRange
 	case !c.user.usual():
 		// The one user there is goes by the wanted number. A process that is not root keeps its capabilities over exec only so.
-		users[0].ContainerID, groups[0].ContainerID = int(c.user.user), int(c.user.group)
-		for c := range uintptr(allCapabilities) {
-			ambient = append(ambient, c)
-		}
+		r.User, r.Group, r.Keep = uint32(c.user.user), uint32(c.user.group), allCapabilities
 	}
-	return &exec.Cmd{
-		Path: program, Args: []string{podinit.Word}, Env: []string{"GOMAXPROCS=1", runtimeQuiet}, Dir: "/", ExtraFiles: []*os.File{control},
-		SysProcAttr: &syscall.SysProcAttr{
-			Setsid: true,
-			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS |
-				syscall.CLONE_NEWIPC,
-			UidMappings: users, GidMappings: groups, GidMappingsEnableSetgroups: groups[0].Size > 1, AmbientCaps: ambient,
-		},
-	}
+	return r
 }
 
 // multiUser tells whether this process's user namespace knows more users than its own.

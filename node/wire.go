@@ -15,7 +15,7 @@ import (
 	"kubarium.dev/node/netns"
 )
 
-// FabricConfig says which addresses are in use on the wire. All but Log and LoadBalancers are needed.
+// FabricConfig says which addresses are in use on the wire. All but Log, LoadBalancers and Executable are needed.
 type FabricConfig struct {
 	Nodes    netip.Prefix // the machines' range; its first address is outside's
 	Services netip.Prefix // leads to a machine's own rules when one of its own processes calls a Service
@@ -23,6 +23,7 @@ type FabricConfig struct {
 	Log      *slog.Logger // nil for none
 	// LoadBalancers leads outside to the machines, and a machine to its own rules; the zero Prefix for none.
 	LoadBalancers netip.Prefix
+	Executable    string // a program with node/podinit in it, for pods' processes; "" for this one
 }
 
 // Fabric is the wire between the machines: a bridge in a namespace of its own, the machines, and outside, a client that stands
@@ -32,6 +33,7 @@ type Fabric struct {
 	wire    *link // the namespace with the bridge
 	bridge  int   // its interface index
 	outside *link
+	spawner *spawner
 
 	mu       sync.Mutex // guards all below
 	machines []*machine
@@ -49,6 +51,9 @@ func NewFabric(_ context.Context, c FabricConfig) (*Fabric, error) {
 	err := f.makeWire()
 	if err == nil {
 		err = f.makeOutside()
+	}
+	if err == nil {
+		f.spawner, err = newSpawner(c.Executable, f.wire.NS)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -109,6 +114,7 @@ func (f *Fabric) Close() error {
 		errs = append(errs, m.link.close())
 	}
 	f.machines = nil
+	f.spawner.close()
 	return errors.Join(append(errs, f.outside.close(), f.wire.close())...)
 }
 

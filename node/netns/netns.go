@@ -102,6 +102,20 @@ func (n *NS) FD() int {
 	return int(n.file.Fd())
 }
 
+// Handle is another descriptor of the namespace, for a process that enters it by itself. Whoever asks closes it.
+func (n *NS) Handle() (*os.File, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.file == nil {
+		return nil, ErrClosed
+	}
+	fd, err := unix.FcntlInt(n.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), n.file.Name()), nil
+}
+
 // Inode names the namespace as /proc does: net:[inode].
 func (n *NS) Inode() uint64 { return n.inode }
 

@@ -39,6 +39,8 @@ func init() {
 	switch os.Args[0] {
 	case Word:
 		os.Exit(run())
+	case SpawnWord:
+		os.Exit(runSpawner())
 	case EnterWord:
 		os.Exit(runEntered(os.Args[1:]))
 	}

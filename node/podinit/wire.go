@@ -44,6 +44,15 @@ type Command struct {
 	Container bool
 }
 
+// Spawn asks a spawner for a container's first process. With it come the descriptors of the network namespace in which that process
+// starts, and of its end of the socket.
+type Spawn struct {
+	Program string // with this package in it
+	// User and Group are the first of the container's Size numbers, which are the caller's from its own first one on.
+	User, Group, Size uint32
+	Keep              uint32 // how many capabilities a process that is not root keeps; 0 for none
+}
+
 // Signal sends a signal to a command, or to its whole process group.
 type Signal struct {
 	ID, Signal uint32
@@ -75,6 +84,7 @@ const (
 	kindCommand = 'c'
 	kindSignal  = 'k'
 	kindLong    = 'l'
+	kindSpawn   = 'p'
 )
 
 // Long is the message for one that is longer than MaxMessage: the message itself is the content of the last descriptor that
@@ -164,6 +174,24 @@ func (c *Command) unpack(b []byte) error {
 		c.Groups = append(c.Groups, u.number())
 	}
 	c.Container = u.bool()
+	return u.end()
+}
+
+// Pack writes the message.
+func (s Spawn) Pack() []byte {
+	p := packer{kindSpawn}
+	p.text(s.Program)
+	p.number(s.User)
+	p.number(s.Group)
+	p.number(s.Size)
+	p.number(s.Keep)
+	return p
+}
+
+func (s *Spawn) unpack(b []byte) error {
+	u := unpacker{rest: b}
+	u.kind(kindSpawn)
+	s.Program, s.User, s.Group, s.Size, s.Keep = u.text(), u.number(), u.number(), u.number(), u.number()
 	return u.end()
 }
 
