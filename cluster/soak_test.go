@@ -66,11 +66,6 @@ func TestSoak(t *testing.T) {
 		soakFor, changes, fresh.last.Sent, kept.last.Sent, files, openFiles(t))
 }
 
-// TestManyPodsComeAndGo is issue C's: 2,000 pods made and deleted in random order, with random kills.
-func TestManyPodsComeAndGo(t *testing.T) {
-	t.Log(churn(t, 2000, 5))
-}
-
 // churnServices makes Services, and takes them away again.
 func churnServices(t *testing.T, c *clustertest.Cluster, round int) {
 	t.Helper()
