@@ -22,7 +22,7 @@ import (
 var kubectlVerbs = []string{
 	"kubectl", "apply", "get", "describe", "delete", "edit", "label", "annotate", "patch", "scale", "rollout", "set", "expose",
 	"run", "create", "replace", "logs", "exec", "cp", "port-forward", "wait", "events", "explain", "api-resources", "api-versions",
-	"diff", "top", "auth", "cordon", "uncordon", "drain", "taint",
+	"diff", "top", "auth", "cordon", "uncordon", "drain", "taint", "attach", "debug", "proxy",
 }
 
 // kubectlWords tells whether the words are kubectl's: the verb and what follows it.

@@ -15,7 +15,7 @@ func (a *app) whyCommand() *cobra.Command {
 	var namespace, output, from string
 	c := &cobra.Command{
 		Use:   "why svc/NAME|pod/NAME|ing/NAME|PROTOCOL://ADDRESS:PORT",
-		Short: "Say for each pod why the Service leads to it, or why not; what a pod waits for; where an Ingress leads, and what is wrong; which rules a packet meets",
+		Short: "Say why: where a Service or an Ingress leads, what a pod waits for, how a name is found, which rules a packet meets",
 		Args:  args(1, "kubarium why svc/NAME|pod/NAME|ing/NAME|tcp://ADDRESS:PORT [--from pod/NAME|node/NAME|outside] [-n NAMESPACE]"),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if _, _, ok := packetTarget(words[0]); ok {
