@@ -262,9 +262,19 @@ func TestNoProcessOutlivesTheDaemon(t *testing.T) {
 	b.create(pod)
 	b.awaitReady(pod)
 	box := b.find("dev", "jump").containers[0].current().box
-	b.until("its process", func() bool { return exec.Command("pgrep", "-f", mine).Run() == nil })
-	box.conn.Close() // what the kernel does when the daemon dies
-	b.until("the end of its process", func() bool { return exec.Command("pgrep", "-f", mine).Run() != nil })
+	var pids []string
+	b.until("its process", func() bool {
+		out, err := exec.Command("pgrep", "-f", mine).Output()
+		pids = strings.Fields(string(out))
+		return err == nil
+	})
+	box.conn.Close()                                  // what the kernel does when the daemon dies
+	b.until("the end of its processes", func() bool { // the pod's next ones have other numbers
+		return !slices.ContainsFunc(pids, func(pid string) bool {
+			raw, _ := os.ReadFile("/proc/" + pid + "/cmdline") // nothing of one that has ended
+			return len(raw) > 0
+		})
+	})
 	if _, err := store.Get[*corev1.Pod](b.store, api.Pods, "dev", "jump"); err != nil {
 		t.Errorf("the pod is gone: %v", err)
 	}
