@@ -27,7 +27,7 @@ type Options struct {
 	Log      *slog.Logger // discarded
 	Progress func(Stage)  // told as each stage of the start ends; nil for nobody
 	Version  string       // what `status` reports
-	Program  string       // the executable that is run as a pod's first process; default os.Executable()
+	Program  string       // the executable that is run as a pod's first process; "" for this one, even when its file is replaced
 	Now      func() time.Time
 }
 
@@ -151,13 +151,6 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
-	}
-	if o.Program == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return o, err
-		}
-		o.Program = exe
 	}
 	if o.Nodes < 0 || o.Nodes > maxNodes {
 		return o, fmt.Errorf("%d nodes: the number of nodes must be between 1 and %d", o.Nodes, maxNodes)

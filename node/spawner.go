@@ -94,7 +94,6 @@ func (s *spawner) follow(r *spawning) {
 
 // start starts a container's first process in a network namespace, with its end of the socket.
 func (s *spawner) start(r podinit.Spawn, ns *netns.NS, control *os.File) (*os.Process, error) {
-	r.Program = s.program
 	where, err := ns.Handle()
 	if err != nil {
 		return nil, err
@@ -179,14 +178,14 @@ func (s *spawner) buryStrays() {
 	}
 }
 
-// isStray tells of a process that has ended and never became a container: "42 (name of the program) Z ...".
+// isStray tells of a process that has ended and never became a container: "42 (exe) Z ...", or with the spawner's name.
 func (s *spawner) isStray(pid int) bool {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
 	}
 	name := filepath.Base(s.program)
-	return bytes.Contains(raw, fmt.Appendf(nil, "(%s) Z ", name[:min(len(name), 15)]))
+	return bytes.Contains(raw, []byte("(exe) Z ")) || bytes.Contains(raw, fmt.Appendf(nil, "(%s) Z ", name[:min(len(name), 15)]))
 }
 
 // close ends the process and waits for it. None that was never made closes well.

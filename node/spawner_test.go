@@ -12,6 +12,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"kubarium.dev/node/podinit"
 )
 
 // spawnerOf is the pid of the fabric's spawner; 0 while there is none.
@@ -111,4 +113,42 @@ func TestASpawnerOfNoUseSaysSo(t *testing.T) {
 	if _, err := newSpawner("/no/such/program", b.fabric.wire.NS); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A program that is replaced while a cluster runs, as by a new build, does not change what starts its pods.
+func TestPodsStartAfterTheProgramWasReplaced(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	program := filepath.Join(t.TempDir(), "program")
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, program)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSpawner(program, b.fabric.wire.NS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	begin := func() {
+		t.Helper()
+		box, err := beginSandbox(sandboxConfig{spawner: s, ns: b.NS()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := box.become(t.Context(), podinit.Setup{Hostname: "one", Name: "one"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		box.close()
+	}
+	begin()
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, []byte("#!/bin/false\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	begin()
 }

@@ -60,7 +60,8 @@ func spawn(m message) (pid int, err error) {
 	for c := range uintptr(s.Keep) {
 		sys.AmbientCaps = append(sys.AmbientCaps, c)
 	}
-	return syscall.ForkExec(s.Program, []string{Word}, &syscall.ProcAttr{
+	// This very program, also when its file has been replaced by another version, which would not understand the caller.
+	return syscall.ForkExec("/proc/self/exe", []string{Word}, &syscall.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, uintptr(m.fds[1])}, Sys: sys,
 	})
 }

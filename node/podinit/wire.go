@@ -47,7 +47,6 @@ type Command struct {
 // Spawn asks a spawner for a container's first process. With it come the descriptors of the network namespace in which that process
 // starts, and of its end of the socket.
 type Spawn struct {
-	Program string // with this package in it
 	// User and Group are the first of the container's Size numbers, which are the caller's from its own first one on.
 	User, Group, Size uint32
 	Keep              uint32 // how many capabilities a process that is not root keeps; 0 for none
@@ -180,7 +179,6 @@ func (c *Command) unpack(b []byte) error {
 // Pack writes the message.
 func (s Spawn) Pack() []byte {
 	p := packer{kindSpawn}
-	p.text(s.Program)
 	p.number(s.User)
 	p.number(s.Group)
 	p.number(s.Size)
@@ -191,7 +189,7 @@ func (s Spawn) Pack() []byte {
 func (s *Spawn) unpack(b []byte) error {
 	u := unpacker{rest: b}
 	u.kind(kindSpawn)
-	s.Program, s.User, s.Group, s.Size, s.Keep = u.text(), u.number(), u.number(), u.number(), u.number()
+	s.User, s.Group, s.Size, s.Keep = u.number(), u.number(), u.number(), u.number()
 	return u.end()
 }
 
