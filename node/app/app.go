@@ -19,11 +19,14 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Facts is what an application tells of itself.
@@ -35,8 +38,7 @@ type Facts struct {
 // Options of an App; the zero value is ready.
 type Options struct {
 	Out io.Writer // one line for each request but those of probes; nil for none
-	// Quiet is for how long no connection may be open or arrive before a drained application ends; 0 for 20 ms. It covers
-	// the connections that the kernel has accepted and the application has not.
+	// Quiet is for how long no connection may be open or arrive before a drained application ends; 0 for 20 ms.
 	Quiet time.Duration
 	// Idle is how long a drained application waits for clients that keep a connection open and send nothing; 0 for 5 s.
 	Idle time.Duration
@@ -266,10 +268,32 @@ func (a *App) drained(began, now time.Time) bool {
 	if a.touched.After(since) {
 		since = a.touched
 	}
-	if len(a.conns)+len(a.sockets) == 0 {
-		return now.Sub(since) >= a.o.Quiet
+	if len(a.conns)+len(a.sockets) > 0 {
+		return now.Sub(since) >= a.o.Idle
 	}
-	return now.Sub(since) >= a.o.Idle
+	if now.Sub(since) < a.o.Quiet {
+		return false
+	}
+	if slices.ContainsFunc(a.doors, waiting) { // on a busy machine time may pass without this process
+		a.touched = now
+		return false
+	}
+	return true
+}
+
+// waiting tells whether the kernel holds a connection, or a datagram, that the application has not taken.
+func waiting(door io.Closer) bool {
+	sc, ok := door.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
+	return err == nil && n > 0
 }
 
 // buffers are borrowed for one datagram: a waiting echo holds none.

@@ -236,3 +236,50 @@ func TestADrainDoesNotWaitForEverForAnIdleClient(t *testing.T) {
 		t.Errorf("Run ended with %v", err)
 	}
 }
+
+// lateListener takes connections from when its gate opens: as an application that a busy machine does not let run.
+type lateListener struct {
+	*net.TCPListener
+	gate chan struct{}
+}
+
+func (l lateListener) Accept() (net.Conn, error) {
+	<-l.gate
+	return l.TCPListener.Accept()
+}
+
+// N-10: an application that ends answers the connections that the kernel took for it, however late it gets to them.
+func TestADrainWaitsForConnectionsThatNobodyHasAccepted(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := lateListener{ln.(*net.TCPListener), make(chan struct{})}
+	a := app.New(facts, app.Options{Quiet: 5 * time.Millisecond})
+	ran, drained := make(chan error, 1), make(chan struct{})
+	go func() { ran <- a.Run(t.Context(), []net.Listener{late}, nil) }()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	go func() { a.Drain(t.Context()); close(drained) }()
+	select {
+	case <-drained:
+		t.Error("it ended with a connection in the queue")
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(late.gate)
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Errorf("got %v, %v", answer, err)
+	}
+	<-drained
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}
