@@ -168,13 +168,16 @@ func TestWhatOthersDoNotKnowIsKeptForItsTime(t *testing.T) {
 	for _, name := range names {
 		asks(name)
 	}
+	if asks("d") {
+		t.Error("the last answer was not kept")
+	}
 	kept := 0
-	for _, name := range names {
+	for _, name := range names { // whichever goes for another is up to chance, and another may go now
 		if !asks(name) {
 			kept++
 		}
 	}
-	if kept == 0 || kept > 3 {
+	if kept > 3 {
 		t.Errorf("of 4 answers, where there is room for 3, %d were kept", kept)
 	}
 }
