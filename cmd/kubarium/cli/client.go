@@ -21,6 +21,15 @@ type client struct {
 	http   *http.Client
 }
 
+// client speaks to the cluster that the command line names.
+func (a *app) client() (*client, error) {
+	st, err := newState(a.name)
+	if err != nil {
+		return nil, err
+	}
+	return st.client()
+}
+
 func (s state) client() (*client, error) {
 	if _, err := s.mustRun(); err != nil {
 		return nil, err

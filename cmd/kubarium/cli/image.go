@@ -113,12 +113,3 @@ func (a *app) listImages(cmd *cobra.Command) error {
 	}
 	return w.Flush()
 }
-
-// client speaks to the cluster that the command line names.
-func (a *app) client() (*client, error) {
-	st, err := newState(a.name)
-	if err != nil {
-		return nil, err
-	}
-	return st.client()
-}

@@ -64,11 +64,7 @@ func (a *app) traffic(cmd *cobra.Command, target string, f trafficFlags) error {
 	if f.output != "table" && f.output != "json" {
 		return failf(exitUsage, "use -o table or json", "unknown output %q", f.output)
 	}
-	st, err := newState(a.name)
-	if err != nil {
-		return err
-	}
-	c, err := st.client()
+	c, err := a.client()
 	if err != nil {
 		return err
 	}

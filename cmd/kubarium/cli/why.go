@@ -31,11 +31,7 @@ func (a *app) whyCommand() *cobra.Command {
 			if err != nil {
 				return failf(exitUsage, "write svc/NAME, pod/NAME, ing/NAME or PROTOCOL://ADDRESS:PORT", "%q is nothing that can be explained", words[0])
 			}
-			st, err := newState(a.name)
-			if err != nil {
-				return err
-			}
-			cl, err := st.client()
+			cl, err := a.client()
 			if err != nil {
 				return err
 			}

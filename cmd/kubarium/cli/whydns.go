@@ -29,11 +29,7 @@ func (a *app) whyDNSCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, words []string) error {
-			st, err := newState(a.name)
-			if err != nil {
-				return err
-			}
-			cl, err := st.client()
+			cl, err := a.client()
 			if err != nil {
 				return err
 			}

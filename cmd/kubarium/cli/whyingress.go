@@ -21,11 +21,7 @@ func (a *app) whyIngress(ctx context.Context, name, namespace, output string) er
 	if name == "" || strings.Contains(name, "/") {
 		return failf(exitUsage, "write ing/NAME", "%q is not the name of an Ingress", name)
 	}
-	st, err := newState(a.name)
-	if err != nil {
-		return err
-	}
-	cl, err := st.client()
+	cl, err := a.client()
 	if err != nil {
 		return err
 	}

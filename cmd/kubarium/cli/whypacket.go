@@ -24,11 +24,7 @@ func (a *app) whyPacket(ctx context.Context, word, from, namespace, output strin
 	if _, err := netip.ParseAddrPort(to); err != nil {
 		return failf(exitUsage, "write PROTOCOL://ADDRESS:PORT, like tcp://10.96.0.1:443; why dns NAME finds an address", "%q is no address with a port", to)
 	}
-	st, err := newState(a.name)
-	if err != nil {
-		return err
-	}
-	c, err := st.client()
+	c, err := a.client()
 	if err != nil {
 		return err
 	}

@@ -22,11 +22,7 @@ func (a *app) whyPod(ctx context.Context, name, namespace, output string) error 
 	if name == "" || strings.Contains(name, "/") {
 		return failf(exitUsage, "write pod/NAME, and its namespace with -n", "%q is not the name of a pod", name)
 	}
-	st, err := newState(a.name)
-	if err != nil {
-		return err
-	}
-	cl, err := st.client()
+	cl, err := a.client()
 	if err != nil {
 		return err
 	}
