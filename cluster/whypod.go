@@ -6,9 +6,11 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"kubarium.dev/api"
+	"kubarium.dev/controller"
 	"kubarium.dev/store"
 )
 
@@ -48,20 +50,32 @@ func (c *Cluster) WhyPod(ctx context.Context, name types.NamespacedName) (PodWhy
 		if len(svc.Spec.Selector) == 0 {
 			continue
 		}
-		why, err := c.Why(ctx, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+		at, err := c.verdictOn(ctx, svc, pod)
 		if err != nil {
 			return w, err
 		}
-		for _, p := range why.Pods {
-			if p.Pod == name.Name {
-				w.Services = append(w.Services, PodService{svc.Name, p})
-			}
-		}
+		w.Services = append(w.Services, PodService{svc.Name, at})
 	}
 	slices.SortStableFunc(w.Services, func(a, b PodService) int {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(a.Service, b.Service))
 	})
 	return w, nil
+}
+
+// verdictOn is what a Service has to say of a pod. Only one that takes it in is looked at as a whole, for the pod's share.
+func (c *Cluster) verdictOn(ctx context.Context, svc *corev1.Service, pod *corev1.Pod) (WhyPod, error) {
+	if verdict := controller.Explain(svc, pod); !verdict.Endpoint {
+		return WhyPod{Pod: pod.Name, Addresses: []string{}, Reason: verdict.Reason}, nil
+	}
+	why, err := c.Why(ctx, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	if err != nil {
+		return WhyPod{}, err
+	}
+	i := slices.IndexFunc(why.Pods, func(p WhyPod) bool { return p.Pod == pod.Name })
+	if i < 0 {
+		return WhyPod{}, apierrors.NewNotFound(api.Pods.GroupResource(), pod.Name) // it went meanwhile
+	}
+	return why.Pods[i], nil
 }
 
 // waits are the reasons that a pod's status gives for not being ready.
