@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kubarium.dev/node"
 )
 
 const (
@@ -68,14 +70,15 @@ func (c *Cluster) newGenerator(o TrafficOptions) (*generator, error) {
 		return nil, err
 	}
 	g.url = "http://" + target.String() + "/"
-	g.client = &http.Client{
-		Timeout: requestTimeout,
-		Transport: &http.Transport{
-			DialContext:       dial,
-			DisableKeepAlives: !o.KeepAlive, MaxIdleConnsPerHost: 64, IdleConnTimeout: idleLife, DisableCompression: true,
-		},
-	}
+	g.client = &http.Client{Timeout: requestTimeout, Transport: transportOver(dial, o.KeepAlive)}
 	return g, nil
+}
+
+// transportOver makes connections by dial: one for each request, or kept for others while they are in use.
+func transportOver(dial node.DialFunc, keep bool) *http.Transport {
+	return &http.Transport{
+		DialContext: dial, DisableKeepAlives: !keep, MaxIdleConnsPerHost: 64, IdleConnTimeout: idleLife, DisableCompression: true,
+	}
 }
 
 // target is the address to call: the ClusterIP, or, from outside, a NodePort of the first node.

@@ -1,12 +1,16 @@
 package cluster
 
 import (
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
@@ -198,5 +202,38 @@ func TestTheVerdictOfAWalkIsThatOfGlibc(t *testing.T) {
 		if got := w.verdict(); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.steps, got, c.want)
 		}
+	}
+}
+
+// The generator keeps no connection that is not in use: a request on one that a server is about to close would be lost.
+func TestTheGeneratorLetsIdleConnectionsGo(t *testing.T) {
+	t.Parallel()
+	made, closed := make(chan struct{}, 8), make(chan struct{}, 8)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			made <- struct{}{}
+		case http.StateClosed:
+			closed <- struct{}{}
+		}
+	}
+	s.Start()
+	defer s.Close()
+	client := &http.Client{Transport: transportOver((&net.Dialer{}).DialContext, true)}
+	for range 3 {
+		resp, err := client.Get(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	select {
+	case <-closed:
+	case <-time.After(10 * idleLife):
+		t.Error("an idle connection is kept")
+	}
+	if n := len(made); n != 1 {
+		t.Errorf("%d connections were made for three requests in a row, want 1", n)
 	}
 }
