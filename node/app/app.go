@@ -283,17 +283,26 @@ func (a *App) drained(began, now time.Time) bool {
 
 // waiting tells whether the kernel holds a connection, or a datagram, that the application has not taken.
 func waiting(door io.Closer) bool {
-	sc, ok := door.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := socket(door)
+	if raw == nil {
 		return false
 	}
 	n := 0
-	err = raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
+	err := raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
 	return err == nil && n > 0
+}
+
+// socket is what the kernel knows of something listened on; nil when it is not the kernel's, or closed.
+func socket(door any) syscall.RawConn {
+	sc, ok := door.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // buffers are borrowed for one datagram: a waiting echo holds none.
@@ -325,13 +334,9 @@ func (a *App) echoOne(pc net.PacketConn) error {
 
 // readable waits for a datagram without holding memory for it.
 func readable(pc net.PacketConn) error {
-	sc, ok := pc.(syscall.Conn)
-	if !ok {
+	raw := socket(pc)
+	if raw == nil {
 		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
 	}
 	return raw.Read(func(fd uintptr) bool {
 		var peek [1]byte
