@@ -393,10 +393,10 @@ func (x *exchange) full() {
 
 // relay makes the answer from one that net/http has read.
 func (x *exchange) relay(answer *http.Response, cancel context.CancelFunc) {
-	h, none := &x.ctx.Response.Header, head{}
+	h := &x.ctx.Response.Header
 	x.ctx.Response.SetStatusCode(answer.StatusCode)
 	for name, values := range answer.Header {
-		if name != "Content-Length" && !none.dropped([]byte(name)) && !replaced([]byte(name), x.verdict.fields) {
+		if name != "Content-Length" && !ofConnection([]byte(name)) && !replaced([]byte(name), x.verdict.fields) {
 			for _, value := range values {
 				h.Add(name, value)
 			}

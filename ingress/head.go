@@ -222,12 +222,17 @@ func (h *head) appendTo(b []byte, own []Field) []byte {
 
 // dropped tells whether a field of an answer is of one connection only. Its length is one that the other connection may need.
 func (h *head) dropped(name []byte) bool {
+	return ofConnection(name) || len(h.named) > 0 && !equalFold(name, "Content-Length") && hasToken(h.named, string(name))
+}
+
+// ofConnection tells whether a field of an answer always is of one connection only.
+func ofConnection(name []byte) bool {
 	for _, known := range [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "Upgrade", "Transfer-Encoding"} {
 		if equalFold(name, known) {
 			return true
 		}
 	}
-	return len(h.named) > 0 && !equalFold(name, "Content-Length") && hasToken(h.named, string(name))
+	return false
 }
 
 // replaced tells whether a field of the backend's gives way to one that the filters add: a browser takes two origins for none.
