@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,8 +75,10 @@ func (d *DNSConfig) check(domain string) error {
 	if _, known := podRecords[d.Pods]; !known {
 		return fmt.Errorf("configuration: dns.pods %q must be verified, insecure or off", d.Pods)
 	}
-	if t := d.ttl(); t < 0 || t > time.Hour || t%time.Second != 0 {
-		return fmt.Errorf("configuration: dns.ttl %v must be whole seconds from 0s to 1h", t)
+	if d.TTL != nil {
+		if t := time.Duration(*d.TTL); t < 0 || t > time.Hour || t%time.Second != 0 {
+			return fmt.Errorf("configuration: dns.ttl %v must be whole seconds from 0s to 1h", t)
+		}
 	}
 	lists := map[string]Servers{"upstream": d.Upstream}
 	for name, servers := range d.StubDomains {
@@ -108,9 +109,13 @@ func (d *DNSConfig) check(domain string) error {
 	return nil
 }
 
+// ttl is TTL as dns.Config has it: 0 for its default, less for none.
 func (d *DNSConfig) ttl() time.Duration {
-	if d.TTL == nil {
-		return 5 * time.Second
+	switch {
+	case d.TTL == nil:
+		return 0
+	case *d.TTL == 0:
+		return -1
 	}
 	return time.Duration(*d.TTL)
 }
@@ -142,7 +147,7 @@ func (c *Cluster) serveNames(run context.Context) {
 	d := dns.Config{
 		Reader: c.store.Ahead(), Domain: c.o.Config.ClusterDomain, Reverse: []netip.Prefix{nets.Services, nets.Pods}, Log: c.o.Log,
 		Hosts: conf.Hosts, Stub: map[string][]string{}, Upstream: conf.Upstream,
-		Pods: podRecords[conf.Pods], TTL: cmp.Or(conf.ttl(), -1), // less than 0: none
+		Pods: podRecords[conf.Pods], TTL: conf.ttl(),
 	}
 	for domain, servers := range conf.StubDomains {
 		d.Stub[domain] = servers
