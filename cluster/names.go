@@ -75,10 +75,8 @@ func (d *DNSConfig) check(domain string) error {
 	if _, known := podRecords[d.Pods]; !known {
 		return fmt.Errorf("configuration: dns.pods %q must be verified, insecure or off", d.Pods)
 	}
-	if d.TTL != nil {
-		if t := time.Duration(*d.TTL); t < 0 || t > time.Hour || t%time.Second != 0 {
-			return fmt.Errorf("configuration: dns.ttl %v must be whole seconds from 0s to 1h", t)
-		}
+	if err := d.checkTTL(); err != nil {
+		return err
 	}
 	lists := map[string]Servers{"upstream": d.Upstream}
 	for name, servers := range d.StubDomains {
@@ -105,6 +103,16 @@ func (d *DNSConfig) check(domain string) error {
 		if slices.Contains(addresses, netip.Addr{}) || len(addresses) == 0 {
 			return fmt.Errorf("configuration: dns.hosts[%s]: it needs at least one address", name)
 		}
+	}
+	return nil
+}
+
+func (d *DNSConfig) checkTTL() error {
+	if d.TTL == nil {
+		return nil
+	}
+	if t := time.Duration(*d.TTL); t < 0 || t > time.Hour || t%time.Second != 0 {
+		return fmt.Errorf("configuration: dns.ttl %v must be whole seconds from 0s to 1h", t)
 	}
 	return nil
 }
